@@ -1,0 +1,114 @@
+"""The `yunque` command. Nothing here may import torch, or any floor, before a command needs it."""
+
+import sys
+from typing import Any
+
+import typer
+import typer.core
+
+from yunque import __version__
+from yunque.cli import (
+    ask,
+    audit,
+    data,
+    evaluate,
+    generate,
+    index,
+    key,
+    lineage,
+    quantize,
+    quickstart,
+    serve,
+    tokenizer,
+    train,
+    tune,
+)
+from yunque.cli.show import complain
+from yunque.errors import UserError
+
+PANELS = START, PREPARE, MODELS, APPLY, ANSWER = (
+    "Start here",
+    "Prepare",
+    "Models",
+    "Apply and serve",
+    "Answer for it",
+)
+
+
+class _InLifeCycleOrder(typer.core.TyperGroup):
+    """Lists commands and groups panel by panel: typer would put every group after every command."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        def panel(name: str) -> int:
+            return PANELS.index(getattr(self.commands[name], "rich_help_panel", START))
+
+        return sorted(self.commands, key=panel)
+
+
+app = typer.Typer(
+    name="yunque",
+    cls=_InLifeCycleOrder,
+    help="One platform for the whole life of a language-model application.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"yunque {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and stop.", callback=_show_version, is_eager=True
+    ),
+) -> None:
+    """One platform for the whole life of a language-model application.
+
+    Everything is kept in the workspace: the folder .yunque, or the one that YUNQUE_WORKSPACE names.
+    """
+    del version
+
+
+app.command("quickstart", rich_help_panel=START)(quickstart.quickstart)
+app.add_typer(data.app, name="data", rich_help_panel=PREPARE)
+app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=PREPARE)
+app.command("train", rich_help_panel=MODELS)(train.train)
+app.command("tune", rich_help_panel=MODELS)(tune.tune)
+app.command("quantize", rich_help_panel=MODELS)(quantize.quantize)
+app.command("eval", rich_help_panel=MODELS)(evaluate.evaluate)
+app.command("generate", rich_help_panel=MODELS)(generate.generate)
+app.add_typer(index.app, name="index", rich_help_panel=APPLY)
+app.command("ask", rich_help_panel=APPLY)(ask.ask)
+app.add_typer(ask.app, name="app", rich_help_panel=APPLY)
+app.command("serve", rich_help_panel=APPLY)(serve.serve)
+app.add_typer(key.app, name="key", rich_help_panel=APPLY)
+app.command("list", rich_help_panel=ANSWER)(lineage.list_artifacts)
+app.command("lineage", rich_help_panel=ANSWER)(lineage.lineage)
+app.command("log", rich_help_panel=ANSWER)(lineage.log)
+app.add_typer(audit.app, name="audit", rich_help_panel=ANSWER)
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Entry point: mistakes of the user end in one sentence and exit code 2."""
+    try:
+        app(args=arguments)
+    except UserError as error:
+        complain(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        complain("stopped")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away (`yunque log | head`): that is not an error.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    run()

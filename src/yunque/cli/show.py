@@ -1,0 +1,119 @@
+"""What the command line puts on the screen: results on standard output, progress and complaints on standard error."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+JSON_OPTION = typer.Option(False, "--json", help="Print the result as JSON.")
+
+_PLAIN_SECONDS = 10.0
+
+
+def out() -> Console:
+    """Where results go."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def err() -> Console:
+    """Where progress, notes and complaints go."""
+    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+def complain(sentence: str) -> None:
+    """Tell about an error."""
+    err().print(f"[bold red]error:[/] {escape(sentence)}")
+
+
+def warn(sentence: str) -> None:
+    """Tell about something that went on, but not as it should."""
+    err().print(f"[yellow]warning:[/] {escape(sentence)}")
+
+
+def note(sentence: str) -> None:
+    """Say something that is not the result (it must not end up in a pipe)."""
+    err().print(escape(sentence), style="dim")
+
+
+def emit(value: Any, as_json: bool, render: Callable[[Console], None]) -> None:
+    """Print a result: `value` as JSON if asked for, else whatever `render` draws."""
+    if as_json:
+        sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+    else:
+        render(out())
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()
+) -> Table:
+    """A table; the columns named in `right` are aligned right. Cells are plain text."""
+    drawn = Table(title=title or None, title_justify="left", header_style="bold")
+    for column in columns:
+        drawn.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(escape(str(cell)) for cell in row))
+    return drawn
+
+
+def size(count: float) -> str:
+    """A number of bytes for a person."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+class _Bar:
+    def __init__(self, advance: Callable[[float, str], None]) -> None:
+        self._advance = advance
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        """Count `amount` more as done."""
+        self._advance(amount, note)
+
+
+@contextmanager
+def bars(description: str, total: float | None = None) -> Iterator[_Bar]:
+    """`yunque.progress.Progress` on standard error: a bar on a terminal, a line now and then elsewhere."""
+    if sys.stderr.isatty():
+        with _terminal_bar(description, total) as bar:
+            yield bar
+        return
+    started = told = time.monotonic()
+    done = 0.0
+
+    def advance(amount: float, note: str) -> None:
+        nonlocal done, told
+        done += amount
+        now = time.monotonic()
+        if now - told >= _PLAIN_SECONDS:
+            told = now
+            share = f" {100 * done / total:.0f} %" if total else ""
+            sys.stderr.write(f"{description}:{share} {note} ({now - started:.0f} s)\n")
+            sys.stderr.flush()
+
+    yield _Bar(advance)
+
+
+@contextmanager
+def _terminal_bar(description: str, total: float | None) -> Iterator[_Bar]:
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    with Progress(*columns, console=err(), transient=True) as progress:
+        task = progress.add_task(escape(description), total=total, note="")
+        yield _Bar(lambda amount, note: progress.update(task, advance=amount, note=note))

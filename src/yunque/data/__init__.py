@@ -1,0 +1,1 @@
+"""The data floor: reading files, cleaning text, finding personal data and duplicates, keeping datasets."""
