@@ -1,0 +1,1 @@
+"""How good a model is: metrics, evaluations of a model, and the report of a tuning."""

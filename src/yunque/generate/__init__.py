@@ -1,0 +1,1 @@
+"""Generating text: sampling, and the engine that runs a model. `config` is light; the rest imports torch."""

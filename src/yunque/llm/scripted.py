@@ -1,0 +1,64 @@
+"""A model that says what it was told to say: for tests, and for showing how an app behaves without a model."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from yunque.generate.config import GenerationConfig
+from yunque.llm.face import Chunk, Completion, FinishReason, Message, ModelUnavailable, Usage
+
+Reply = str | Exception
+Script = Callable[[Sequence[Message]], str]
+
+
+class ScriptedModel:
+    """Answers with `script`: a function of the messages, or replies given one after the other.
+
+    A reply that is an exception is raised. `asked` keeps every conversation it was shown. Tokens are words; the
+    settings of a request other than `max_new_tokens` are not heeded.
+    """
+
+    def __init__(self, script: Script | Sequence[Reply], name: str = "scripted", local: bool = True) -> None:
+        self.name = name
+        self.local = local
+        self.asked: list[list[Message]] = []
+        self._script = script
+
+    def chat(self, messages: Sequence[Message], config: GenerationConfig) -> Completion:
+        """The next reply."""
+        words, finish_reason = self._reply(messages, config)
+        usage = Usage(_count_words(messages), len(words))
+        return Completion("".join(words).strip(), self.name, finish_reason, usage)
+
+    def stream_chat(self, messages: Sequence[Message], config: GenerationConfig) -> Iterator[Chunk]:
+        """The next reply, word by word."""
+        words, finish_reason = self._reply(messages, config)
+        for word in words:
+            yield Chunk(word)
+        yield Chunk("", finish_reason, Usage(_count_words(messages), len(words)), self.name)
+
+    def complete(self, prompt: str, config: GenerationConfig) -> Completion:
+        """The next reply; the prompt is seen as one user's message."""
+        return self.chat([Message("user", prompt)], config)
+
+    def stream_complete(self, prompt: str, config: GenerationConfig) -> Iterator[Chunk]:
+        """The next reply, word by word."""
+        return self.stream_chat([Message("user", prompt)], config)
+
+    def _reply(self, messages: Sequence[Message], config: GenerationConfig) -> tuple[list[str], FinishReason]:
+        self.asked.append(list(messages))
+        if callable(self._script):
+            reply: Reply = self._script(messages)
+        elif len(self.asked) <= len(self._script):
+            reply = self._script[len(self.asked) - 1]
+        else:
+            raise ModelUnavailable(f"{self.name}: has no reply left")
+        if isinstance(reply, Exception):
+            raise reply
+        words = re.findall(r"\s*\S+", reply)
+        if len(words) > config.max_new_tokens:
+            return words[: config.max_new_tokens], "length"
+        return words, "stop"
+
+
+def _count_words(messages: Sequence[Message]) -> int:
+    return sum(len(message.content.split()) for message in messages)

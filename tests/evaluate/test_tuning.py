@@ -1,0 +1,137 @@
+"""Tuning with its report, on a tiny model and a task that it can learn in a few steps."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import yunque.cli.tune
+from yunque.data.dataset import write_dataset
+from yunque.data.instructions import InstructionRow, write_instructions
+from yunque.data.row import Row, Source, row_id
+from yunque.errors import UserError
+from yunque.evaluate.tasks import Prediction
+from yunque.evaluate.tuning import compared, general_datasets, tune_with_report
+from yunque.train import TuneSettings
+from yunque.workspace import Artifact, Workspace
+
+SETTINGS = TuneSettings(epochs=6, batch_size=4, precision="float32")
+
+
+def text_row(number: int) -> Row:
+    text = f"Cada pasajero puede llevar una maleta de {number} kg y un bolso de mano. " * 4
+    return Row(row_id("a.md", text), text, "es", Source("a.md", "0" * 64, f"line {number}"), f"{number}")
+
+
+def instruction(number: int) -> InstructionRow:
+    labels = ("positivo", "negativo")
+    return InstructionRow(
+        f"r{number}", "sentiment", "es", "t", f"¿Qué opina el texto {number}?", "", "positivo", labels
+    )
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, put_tiny_model: Callable[..., Artifact]) -> Workspace:
+    made = Workspace.open(tmp_path / "ws")
+    rows = [text_row(number) for number in range(30)]
+    texts = write_dataset(
+        made, "texts", {"train": rows[:20], "validation": [], "test": rows[20:]}, {}, [], {}
+    )
+    put_tiny_model(made, "mini", (texts,))
+    instructions = [instruction(number) for number in range(40)]
+    write_instructions(made, "tasks", {"train": instructions[:32], "heldout": instructions[32:]})
+    return made
+
+
+def test_the_report_tells_what_was_learnt_and_what_was_forgotten(workspace: Workspace) -> None:
+    tasks, texts = workspace.get("tasks"), workspace.get("texts")
+    tuned, made, report = tune_with_report(workspace, "mini", tasks, tasks, [texts], SETTINGS)
+    assert tuned.ref == "model/mini-tuned@1" and set(tuned.parents) == {"model/mini@1", "dataset/tasks@1"}
+    assert made.ref == "report/mini-tuned-tuning@1"
+    assert made.parents == ("model/mini-tuned@1", "dataset/tasks@1", "dataset/texts@1")
+    assert report["accuracy"]["after"] == 1 and report["accuracy"]["rows"] == 8
+    (line,) = report["tasks"]
+    assert (line["task"], line["language"], line["chance"], line["after"]["accuracy"]) == (
+        "sentiment",
+        "es",
+        0.5,
+        1,
+    )
+    (general,) = report["general"]
+    assert (general["data"], general["split"]) == ("dataset/texts@1", "test")
+    assert general["forgotten"] == general["after"] - general["before"]
+    # The training text is read again while tuning, so an untrained model gets better at it, not worse.
+    assert general["forgotten"] < 0
+    assert json.loads(workspace.file(made, "report.json").read_text()) == report
+    assert len(workspace.file(made, "before.jsonl").read_text().splitlines()) == 8
+    again = tune_with_report(workspace, "mini", tasks, tasks, [texts], SETTINGS)
+    assert again == (tuned, made, report)
+
+
+def test_forgetting_is_seen(workspace: Workspace) -> None:
+    """The control: without reading text again, and with far too high a rate, the loss on text goes up."""
+    tasks, texts = workspace.get("tasks"), workspace.get("texts")
+    base, _, _ = tune_with_report(workspace, "mini", tasks, tasks, [texts], SETTINGS)
+    values = {**SETTINGS.model_dump(), "name": "forgetful", "replay": 0}
+    values["optimizer"]["learning_rate"] = 0.03
+    _, _, report = tune_with_report(workspace, base.ref, tasks, tasks, [texts], TuneSettings(**values))
+    assert report["general"][0]["forgotten"] > 0.1
+
+
+def test_wrong_data_is_refused_before_any_training(workspace: Workspace) -> None:
+    tasks, texts = workspace.get("tasks"), workspace.get("texts")
+    with pytest.raises(UserError, match=r"no file 'heldout.jsonl'"):
+        only = write_instructions(workspace, "only", {"train": [instruction(1)]})
+        tune_with_report(workspace, "mini", only, only, [texts], SETTINGS)
+    with pytest.raises(UserError, match="1 held-out rows are among the training rows"):
+        both = write_instructions(workspace, "both", {"train": [instruction(1)], "heldout": [instruction(1)]})
+        tune_with_report(workspace, "mini", both, both, [texts], SETTINGS)
+    with pytest.raises(UserError, match="no test or validation split"):
+        tune_with_report(workspace, "mini", tasks, tasks, [tasks], SETTINGS)
+    assert workspace.find("mini-tuned") is None
+
+
+def test_general_text_is_found_in_the_lineage(
+    workspace: Workspace, put_tiny_model: Callable[..., Artifact]
+) -> None:
+    child = put_tiny_model(workspace, "child", (workspace.get("mini", "model"), workspace.get("tasks")))
+    assert [dataset.ref for dataset in general_datasets(workspace, child.ref)] == ["dataset/texts@1"]
+
+
+def prediction(right: bool) -> Prediction:
+    return Prediction("x", "qa", "es", "sí", "sí" if right else "no", None, 0)
+
+
+def test_the_change_is_paired_row_by_row() -> None:
+    before, after = [True] * 50 + [False] * 50, [True] * 60 + [False] * 40
+    total = compared(([prediction(b) for b in before], []), ([prediction(a) for a in after], []))["accuracy"]
+    assert (total["before"], total["after"], total["change"]) == (0.5, 0.6, pytest.approx(0.1))
+    # Ten rows changed, all for the better: sure to be a gain. Unpaired, 0.5 and 0.6 of 100 would not differ.
+    assert 0.03 < total["low"] < 0.1 < total["high"] < 0.18
+
+
+def run(workspace: Workspace, *arguments: str) -> Any:
+    app = typer.Typer()
+    app.command()(yunque.cli.tune.tune)
+    return CliRunner().invoke(
+        app, list(arguments), env={"YUNQUE_WORKSPACE": str(workspace.root), "COLUMNS": "200"}
+    )
+
+
+def test_the_command_prints_the_report(workspace: Workspace, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    lines = [json.dumps(instruction(number).as_dict()) for number in range(100, 108)]
+    file.write_text("\n".join([*lines, "nope"]))
+    arguments = ("mini", "--data", str(file), "--held-out", "tasks", "--epochs", "1", "batch_size=4")
+    refused = run(workspace, *arguments)
+    assert isinstance(refused.exception, UserError) and "mine.jsonl:9" in str(refused.exception)
+    done = run(workspace, *arguments, "--skip-bad", "--name", "tuned")
+    assert done.exit_code == 0, done.exception
+    assert "Learnt: accuracy" in done.stdout and "Forgotten: loss on dataset/texts@1 (test" in done.stdout
+    assert "left out" in done.stderr and "model/tuned@1" in done.stderr
+    assert workspace.get("tuned", "model").parents == ("model/mini@1", "dataset/mine@1")
+    assert isinstance(run(workspace, "mini", "batchsize=4").exception, UserError)
