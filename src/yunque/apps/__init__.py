@@ -1,0 +1,1 @@
+"""Applications: an index over documents, answers with citations, and an app as a YAML file."""
