@@ -15,11 +15,14 @@ from rich.table import Table
 JSON_OPTION = typer.Option(False, "--json", help="Print the result as JSON.")
 
 _PLAIN_SECONDS = 10.0
+_PIPE_WIDTH = 140
 
 
 def out() -> Console:
     """Where results go."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    # In a pipe or a file there is no width to keep to, and a sentence stays on its line.
+    wide = None if sys.stdout.isatty() else _PIPE_WIDTH
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=wide)
 
 
 def err() -> Console:

@@ -1,0 +1,69 @@
+"""`yunque generate`: let a model go on with a text."""
+
+import sys
+
+import typer
+
+from yunque.cli.show import JSON_OPTION, emit
+from yunque.errors import UserError
+
+
+def generate(
+    model: str = typer.Argument(help="The model: NAME or model/NAME@VERSION."),
+    prompt: str | None = typer.Argument(None, help="The text to go on with. [default: standard input]"),
+    max_new_tokens: int | None = typer.Option(None, help="At most this many tokens. [default: 64]"),
+    temperature: float | None = typer.Option(
+        None, help="0 takes the likeliest token each time. [default: 0]"
+    ),
+    top_k: int | None = typer.Option(None, help="Draw among the K likeliest tokens only."),
+    top_p: float | None = typer.Option(None, help="Draw among the likeliest tokens that sum to P."),
+    repetition_penalty: float | None = typer.Option(None, help="Above 1: repeat less."),
+    stop: list[str] = typer.Option([], "--stop", help="Stop before this text; may be given several times."),
+    seed: int | None = typer.Option(None, help="The same seed draws the same text."),
+    chat: bool = typer.Option(False, "--chat", help="Ask a tuned model, in the format it was tuned on."),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Generate text with a model of the workspace."""
+    from yunque.configuration import resolve
+    from yunque.generate.config import GenerationConfig
+    from yunque.generate.engine import Engine
+    from yunque.workspace import Workspace
+
+    config = resolve(
+        GenerationConfig,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        stop=stop or None,
+        seed=seed,
+    )
+    if prompt is None:
+        if sys.stdin.isatty():
+            raise UserError("give the prompt as an argument, or on standard input")
+        prompt = sys.stdin.read()
+    engine = Engine.open(Workspace.open(), model)
+    if chat:
+        prompt_ids, _ = engine.tokenizer.encode_chat([("user", prompt)], add_generation_prompt=True)
+    else:
+        prompt_ids = engine.tokenizer.encode_prompt(prompt)
+    pieces: list[str] = []
+    tokens, finish_reason = 0, None
+    for step in engine.stream(prompt_ids, config):
+        tokens, finish_reason = tokens + 1, step.finish_reason
+        pieces.append(step.text)
+        if not as_json:
+            sys.stdout.write(step.text)
+            sys.stdout.flush()
+    emit(
+        {
+            "model": engine.name,
+            "text": "".join(pieces),
+            "finish_reason": finish_reason,
+            "prompt_tokens": len(prompt_ids),
+            "completion_tokens": tokens,
+        },
+        as_json,
+        lambda console: console.print(),
+    )

@@ -1,0 +1,176 @@
+"""`yunque quickstart`: the whole life cycle on the shipped samples, by the same commands that a user types."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from yunque.cli.show import JSON_OPTION, emit, err, out, size, table
+
+if TYPE_CHECKING:
+    from yunque.workspace import Workspace
+
+QUESTIONS = (
+    "¿Puedo llevar a mi perro en la cabina?",
+    "How much does it cost to take a bicycle?",
+    "¿Quién ganó el mundial de fútbol de 2010?",
+)
+_SERVED_QUESTION = "¿Cuánto puede pesar la maleta de cabina?"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished step: what it made, a figure that tells how it went, and how long it took."""
+
+    step: str
+    made: list[str]
+    figure: str
+    seconds: float
+
+
+def quickstart(
+    seconds: float = typer.Option(90, min=2, help="Time for pre-training; tuning takes two thirds of it."),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Go through the whole life cycle on sample documents: prepare, train, tune, apply, guard, serve, govern.
+
+    Running it again is safe: what is done already is found and not done twice.
+    """
+    from yunque.cli.quickstart_proofs import govern_step, guard_step, serve_step
+    from yunque.workspace import Workspace
+
+    workspace = Workspace.open()
+    done: list[Done] = []
+    # With --json only the summary belongs on standard output.
+    with (
+        contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext(),
+        as_file(files("yunque") / "samples") as samples,
+    ):
+        steps: list[tuple[str, Callable[[], tuple[list[str], str]]]] = [
+            ("Prepare", lambda: _prepare(workspace, samples)),
+            ("Tokenizer", lambda: _tokenizer(workspace)),
+            ("Pre-train", lambda: _train(workspace, seconds)),
+            ("Tune", lambda: _tune(workspace, seconds * 2 / 3)),
+            ("Quantize", lambda: _quantize(workspace)),
+            ("Evaluate", lambda: _evaluate(workspace)),
+            ("Apply", lambda: _apply(workspace, samples)),
+            ("Guard", lambda: guard_step(workspace)),
+            ("Serve", lambda: serve_step(_SERVED_QUESTION)),
+            ("Govern", lambda: govern_step(workspace)),
+        ]
+        for number, (name, step) in enumerate(steps, start=1):
+            err().rule(f"[bold]{number}/{len(steps)} {name}", align="left")
+            started = time.monotonic()
+            made, figure = step()
+            done.append(Done(name, made, figure, round(time.monotonic() - started, 1)))
+    emit([asdict(one) for one in done], as_json, lambda console: _summary(console, done, workspace.root))
+
+
+def command(*arguments: str) -> int:
+    """Run a command as if it had been typed, after printing it; returns its exit code."""
+    from yunque.cli.main import app
+
+    shown = " ".join(_quoted(argument) for argument in arguments)
+    err().print(f"[bold cyan]$[/] [cyan]yunque {escape(shown)}[/]")
+    result = app(args=list(arguments), standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+def _quoted(argument: str) -> str:
+    return f'"{argument}"' if " " in argument else argument
+
+
+@contextlib.contextmanager
+def _new_artifacts(workspace: "Workspace") -> Iterator[list[str]]:
+    """Collects the refs made inside the block."""
+    before = {artifact.ref for artifact in workspace.list(every_version=True)}
+    made: list[str] = []
+    yield made
+    made += [a.ref for a in workspace.list(every_version=True) if a.ref not in before]
+
+
+def _prepare(workspace: "Workspace", samples: Path) -> tuple[list[str], str]:
+    from yunque.data.dataset import read_card
+
+    for paths, name in (
+        (str(samples / "airline"), "airline"),
+        (str(samples / "customers"), "messages"),
+        ("python:docs", "python-docs"),
+    ):
+        # The airline's own telephone numbers and addresses are what people ask for; those of its customers are not.
+        keep = ["--keep-personal-data"] if name == "airline" else []
+        command("data", "add", paths, "--name", name, *keep)
+    names = ("airline", "messages", "python-docs")
+    command("data", "split", "python-docs")
+    command("data", "split", "airline")
+    datasets = [workspace.get(name, "dataset") for name in names]
+    rows = sum(dataset.figures["rows"] for dataset in datasets)
+    cards = [read_card(workspace, workspace.get(f"dataset/{name}@1")) for name in names]
+    dropped = sum(sum(card["duplicates_dropped"].values()) for card in cards)
+    personal = sum(sum(card["personal_data"]["found"].values()) for card in cards)
+    figure = f"{rows:,} rows, {dropped:,} duplicates dropped, {personal:,} personal data replaced"
+    return [dataset.ref for dataset in datasets], figure
+
+
+def _tokenizer(workspace: "Workspace") -> tuple[list[str], str]:
+    from yunque.tokenizer import Tokenizer
+
+    command("tokenizer", "train", "--data", "python-docs", "--data", "airline", "--name", "bpe")
+    sentence = "El cigüeñal del avión pesa 23 kg."
+    command("tokenizer", "show", "bpe", "--text", sentence)
+    made = workspace.get("bpe", "tokenizer")
+    tokenizer = Tokenizer.load(workspace.file(made, "tokenizer.json"))
+    return [made.ref], f"{tokenizer.vocab_size:,} tokens; {len(tokenizer.encode(sentence))} for the sentence above"
+
+
+def _train(workspace: "Workspace", seconds: float) -> tuple[list[str], str]:
+    command(
+        *("train", "--data", "python-docs", "--data", "airline", "--tokenizer", "bpe"),
+        *("--name", "mini", "--seconds", f"{seconds:g}"),
+    )
+    made = workspace.get("mini", "model")
+    return [made.ref], _figure(made.figures)
+
+
+def _tune(workspace: "Workspace", seconds: float) -> tuple[list[str], str]:
+    with _new_artifacts(workspace) as made:
+        command("tune", "mini", "--name", "mini-chat", "--seconds", f"{seconds:g}")
+    return made or [workspace.get("mini-chat", "model").ref], _figure(workspace.get("mini-chat", "model").figures)
+
+
+def _quantize(workspace: "Workspace") -> tuple[list[str], str]:
+    command("quantize", "mini-chat", "--name", "mini-chat-int8")
+    made = workspace.get("mini-chat-int8", "model")
+    return [made.ref], _figure(made.figures)
+
+
+def _evaluate(workspace: "Workspace") -> tuple[list[str], str]:
+    with _new_artifacts(workspace) as made:
+        command("eval", "mini-chat-int8", "--data", "python-docs")
+    return made, ""
+
+
+def _apply(workspace: "Workspace", samples: Path) -> tuple[list[str], str]:
+    with _new_artifacts(workspace) as made:
+        command("index", "build", "--data", "airline", "--name", "airline")
+        command("app", "add", str(samples / "apps" / "equipaje.yaml"))
+        for question in QUESTIONS:
+            command("ask", "equipaje", question)
+    return made or [workspace.get("equipaje", "app").ref], "3 questions: 2 answered with citations, 1 not known"
+
+
+def _figure(figures: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in figures.items())
+
+
+def _summary(console: Console, done: list[Done], root: Path) -> None:
+    rows = [(one.step, "\n".join(one.made), one.figure, f"{one.seconds:.1f}") for one in done]
+    console.print(table("", ("step", "made", "figure", "seconds"), rows, right=("seconds",)))

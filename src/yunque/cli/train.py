@@ -1,0 +1,64 @@
+"""`yunque train`: pre-train a model."""
+
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from yunque.cli.show import JSON_OPTION, bars, emit, note
+
+
+def train(
+    overrides: list[str] | None = typer.Argument(
+        None,
+        metavar="[FIELD=VALUE]...",
+        help="Settings, such as model.layers=6 optimizer.learning_rate=0.002.",
+    ),
+    data: list[str] = typer.Option(
+        [], "--data", help="A dataset; may be given several times. [default: what the tokenizer learned from]"
+    ),
+    tokenizer: str | None = typer.Option(None, help="The tokenizer. [default: the only one there is]"),
+    name: str | None = typer.Option(None, help="The name of the model. [default: mini]"),
+    seconds: float | None = typer.Option(None, help="Train about this long. [default: 90]"),
+    steps: int | None = typer.Option(None, help="Train this many steps, however long it takes."),
+    config: Path | None = typer.Option(None, help="A YAML file of settings."),
+    plan: bool = typer.Option(False, "--plan", help="Only tell what it would take."),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Pre-train a model, or go on where the same command was stopped."""
+    from yunque.configuration import resolve
+    from yunque.errors import UserError
+    from yunque.train import PretrainSettings, plan_pretraining, pretrain
+    from yunque.workspace import Workspace
+
+    if seconds is not None and steps is not None:
+        raise UserError("--seconds and --steps exclude each other: give one of them")
+    settings = resolve(
+        PretrainSettings,
+        config,
+        overrides or (),
+        data=data or None,
+        tokenizer=tokenizer,
+        name=name,
+        seconds=seconds,
+        steps=steps,
+    )
+    workspace = Workspace.open()
+    if plan:
+        planned = plan_pretraining(workspace, settings, bars)
+        emit(planned.as_dict(), as_json, lambda console: console.print("\n".join(planned.sentences())))
+        return
+    made = pretrain(workspace, settings, bars, note)
+
+    def render(console: Console) -> None:
+        figures = made.figures
+        validation = (
+            f", validation loss {figures['validation_loss']:.3f}" if "validation_loss" in figures else ""
+        )
+        console.print(
+            f"{made.ref}: {figures['parameters'] / 1e6:.2f} million parameters, {figures['steps']:,} steps, "
+            f"{figures['tokens']:,} tokens in {figures['seconds']:.0f} s; loss {figures['loss']:.3f}{validation}"
+        )
+        console.print(f"Curves: {workspace.file(made, 'curves.png')}", style="dim")
+
+    emit(made.as_dict(), as_json, render)

@@ -1,0 +1,78 @@
+"""Checkpoints of a run: everything the next step depends on, written atomically, as safetensors and JSON.
+
+A checkpoint is a folder `checkpoints/step-00000100`. It gets that name only when it is whole and on disk, so a
+process that dies while writing leaves nothing that could be taken for one.
+"""
+
+import json
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from yunque.workspace import atomic_folder
+
+_NAME = re.compile(r"step-\d{8}")
+_KEPT = 2
+
+
+@dataclass
+class Position:
+    """How far a run is: steps and tokens done, seconds spent, and the length of loss.jsonl at that moment.
+
+    The place in the data follows from `step` (see corpus.py), so it is not kept a second time.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    log_bytes: int = 0
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name))
+
+
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position
+) -> None:
+    """Write a checkpoint, and remove all but the newest two."""
+    with atomic_folder(folder / f"step-{position.step:08d}") as temporary:
+        save_file(dict(model.state_dict()), temporary / "model.safetensors")
+        save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+        save_file({"torch": torch.get_rng_state()}, temporary / "random.safetensors")
+        (temporary / "position.json").write_text(json.dumps(asdict(position)) + "\n", encoding="utf-8")
+    for old in _checkpoints(folder)[:-_KEPT]:
+        shutil.rmtree(old)
+
+
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+    """Put the newest checkpoint into `model`, `optimizer` and torch's generator; the start where there is none."""
+    for leftover in folder.glob(".step-*"):
+        shutil.rmtree(leftover)  # of a process that died while writing; the run's lock is ours
+    found = _checkpoints(folder)
+    if not found:
+        return Position()
+    newest = found[-1]
+    model.load_state_dict(load_file(newest / "model.safetensors"))
+    moments = load_file(newest / "optimizer.safetensors")
+    for name, parameter in model.named_parameters():
+        prefix = f"{name}:"
+        optimizer.state[parameter] = {
+            key.removeprefix(prefix): tensor for key, tensor in moments.items() if key.startswith(prefix)
+        }
+    torch.set_rng_state(load_file(newest / "random.safetensors")["torch"])
+    return Position(**json.loads((newest / "position.json").read_text(encoding="utf-8")))
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name}:{key}": tensor
+        for name, parameter in model.named_parameters()
+        for key, tensor in optimizer.state[parameter].items()
+    }

@@ -1,0 +1,167 @@
+"""Documents packed into windows of equal length, in an order that any process can work out again.
+
+Every document begins with the end token, so a stream reads `<|end|> text <|end|> text ...`: that token closes one
+document and opens the next. The order is a function of seed and epoch only, so there is no state to save.
+
+Shapes: B windows, T positions.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from yunque.data.texts import held_out_texts, training_texts
+from yunque.errors import UserError
+from yunque.progress import Progress, silent
+from yunque.tokenizer import Tokenizer
+from yunque.workspace import Artifact, Workspace
+
+_ENCODED_AT_ONCE = 256
+
+RowKey = tuple[str, str]
+"""A dataset's ref and a row's id."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows that documents were packed into: all int64, [B, T].
+
+    `segment_ids` number the documents of a window; a position must see its own document only.
+    """
+
+    input_ids: Tensor
+    targets: Tensor
+    segment_ids: Tensor
+
+
+class Corpus:
+    """Tokenized documents; `window(number)` counts windows through all epochs, without end."""
+
+    def __init__(
+        self, documents: Sequence[Sequence[int]], keys: Sequence[RowKey], end_id: int, context: int, seed: int
+    ) -> None:
+        self.keys, self.end_id, self.context, self.seed = keys, end_id, context, seed
+        lengths = np.array([len(ids) + 1 for ids in documents], dtype=np.int64)
+        self._starts = np.concatenate(([0], np.cumsum(lengths)))
+        self._tokens = np.full(int(self._starts[-1]), end_id, dtype=np.int32)
+        for start, ids in zip(self._starts[:-1], documents, strict=True):
+            self._tokens[start + 1 : start + 1 + len(ids)] = ids
+        self.windows_per_epoch = (len(self._tokens) - 1) // context
+        if self.windows_per_epoch < 1:
+            raise UserError(
+                f"the data has {len(self._tokens)} tokens, but one window of training needs {context + 1}: "
+                "add data, or make model.context smaller"
+            )
+        self._epoch = -1
+        self._stream = self._documents = self._order = np.empty(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        """How many tokens the corpus has."""
+        return len(self._tokens)
+
+    def _enter(self, epoch: int) -> None:
+        """Lay out the stream of an epoch: documents in a new order, then windows in a new order."""
+        if epoch == self._epoch:
+            return
+        random = np.random.default_rng([self.seed, epoch])
+        documents = random.permutation(len(self._starts) - 1)
+        lengths = np.diff(self._starts)[documents]
+        self._documents = np.repeat(documents, lengths)
+        ends = np.cumsum(lengths)
+        places = np.arange(len(self._tokens)) - np.repeat(ends - lengths, lengths)
+        self._stream = self._tokens[self._starts[self._documents] + places]
+        self._order = random.permutation(self.windows_per_epoch)
+        self._epoch = epoch
+
+    def _place(self, number: int) -> slice:
+        epoch, position = divmod(number, self.windows_per_epoch)
+        self._enter(epoch)
+        start = int(self._order[position]) * self.context
+        return slice(start, start + self.context)
+
+    def windows(self, first: int, count: int) -> Windows:
+        """`count` windows from number `first` on."""
+        inputs, targets = [], []
+        for number in range(first, first + count):
+            place = self._place(number)
+            inputs.append(self._stream[place])
+            targets.append(self._stream[place.start + 1 : place.stop + 1])
+        return pack(np.stack(inputs), np.stack(targets), self.end_id)
+
+    def rows_seen(self, count: int) -> Counter[RowKey]:
+        """In how many of the first `count` windows some of each row was read."""
+        seen: Counter[RowKey] = Counter()
+        for number in range(count):
+            place = self._place(number)
+            seen.update(self.keys[document] for document in np.unique(self._documents[place]))
+        return seen
+
+
+def pack(inputs_BT: npt.NDArray[np.int32], targets_BT: npt.NDArray[np.int32], end_id: int) -> Windows:
+    """Windows whose documents begin at each end token."""
+    input_ids = torch.from_numpy(inputs_BT.astype(np.int64))
+    return Windows(
+        input_ids, torch.from_numpy(targets_BT.astype(np.int64)), (input_ids == end_id).cumsum(dim=1)
+    )
+
+
+def encode_documents(
+    tokenizer: Tokenizer, rows: Iterable[tuple[RowKey, str]], progress: Progress = silent
+) -> tuple[list[RowKey], list[list[int]]]:
+    """Keys and ids of the rows that have text."""
+    keys: list[RowKey] = []
+    documents: list[list[int]] = []
+    waiting: list[tuple[RowKey, str]] = []
+
+    def encode_waiting() -> None:
+        keys.extend(key for key, _ in waiting)
+        documents.extend(tokenizer.encode_batch([text for _, text in waiting]))
+        waiting.clear()
+
+    with progress("Encoding the data") as task:
+        for key, text in rows:
+            if text:
+                waiting.append((key, text))
+            if len(waiting) == _ENCODED_AT_ONCE:
+                encode_waiting()
+                task.advance(_ENCODED_AT_ONCE, note=f"{len(keys)} rows")
+        encode_waiting()
+    return keys, documents
+
+
+def training_corpus(
+    workspace: Workspace,
+    datasets: Sequence[Artifact],
+    tokenizer: Tokenizer,
+    context: int,
+    seed: int,
+    progress: Progress = silent,
+) -> Corpus:
+    """The training rows of datasets, packed for a model with this context."""
+    rows = (
+        ((dataset.ref, id), text) for dataset in datasets for id, text in training_texts(workspace, dataset)
+    )
+    keys, documents = encode_documents(tokenizer, rows, progress)
+    return Corpus(documents, keys, tokenizer.end_id, context, seed)
+
+
+def validation_windows(
+    workspace: Workspace,
+    datasets: Sequence[Artifact],
+    tokenizer: Tokenizer,
+    context: int,
+    most: int,
+    seed: int,
+) -> Windows | None:
+    """At most `most` windows of the validation splits, the same on every call; None where there are too few rows."""
+    texts = [(("", ""), text) for dataset in datasets for text in held_out_texts(workspace, dataset)]
+    keys, documents = encode_documents(tokenizer, texts)
+    if sum(len(ids) + 1 for ids in documents) <= context:
+        return None
+    corpus = Corpus(documents, keys, tokenizer.end_id, context, seed)
+    return corpus.windows(0, min(most, corpus.windows_per_epoch))

@@ -1,0 +1,76 @@
+"""What every run does around the loop: its plan before, its model artifact after."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from yunque.model import Llama, save_model
+from yunque.train.corpus import RowKey
+from yunque.train.curves import draw_curves, read_log
+from yunque.train.loop import Tell
+from yunque.train.run import Run
+from yunque.train.schedule import TrainingPlan
+from yunque.workspace import Artifact, Workspace
+
+
+def settled_plan(run: Run, make: Callable[[], TrainingPlan], tell: Tell) -> TrainingPlan:
+    """The plan in run.json, or a new one, which is kept there and told."""
+    if "plan" in run.record:
+        return TrainingPlan(**run.record["plan"])
+    plan = make()
+    run.keep(plan=plan.as_dict())
+    for sentence in plan.sentences():
+        tell(sentence)
+    return plan
+
+
+def rows_seen_file(run: Run, seen: Counter[RowKey]) -> bytes:
+    """rows_seen.json: for each dataset, the rows that were trained on and in how many windows or batches."""
+    datasets: dict[str, dict[str, int]] = {}
+    for (dataset, row), count in sorted(seen.items()):
+        datasets.setdefault(dataset, {})[row] = count
+    return json.dumps({"run": run.name, "datasets": datasets}, ensure_ascii=False, indent=1).encode()
+
+
+def keep_model(
+    workspace: Workspace,
+    run: Run,
+    name: str,
+    model: Llama,
+    tokenizer_file: bytes,
+    parents: Sequence[Artifact],
+    seen: Counter[RowKey],
+) -> Artifact:
+    """Make the model artifact of a run that is over, note it in run.json, and drop the checkpoints."""
+    log = read_log(run.folder / "loss.jsonl")
+    files: Mapping[str, bytes] = {
+        **save_model(model, model.config),
+        "tokenizer.json": tokenizer_file,
+        "loss.jsonl": (run.folder / "loss.jsonl").read_bytes(),
+        "curves.png": draw_curves(log, run.name),
+        "rows_seen.json": rows_seen_file(run, seen),
+    }
+    last = log[-1]
+    figures: dict[str, Any] = {
+        "parameters": run.record["plan"]["parameters"],
+        "steps": last["step"],
+        "tokens": last["tokens"],
+        "seconds": last["seconds"],
+        "loss": last["loss"],
+        "rows_seen": len(seen),
+    }
+    if "validation_loss" in last:
+        figures["validation_loss"] = last["validation_loss"]
+    artifact = workspace.put(
+        "model",
+        name,
+        files,
+        parents,
+        config={**run.record["configuration"], "run": run.name},
+        figures=figures,
+    )
+    run.keep(artifact=artifact.ref)
+    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    return artifact

@@ -1,0 +1,140 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from yunque.errors import UserError
+from yunque.model import Llama, LlamaConfig, load_model, quantize_model, read_configuration, save_model
+
+CONFIG = LlamaConfig(
+    vocab_size=300,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    max_position_embeddings=32,
+    eos_token_id=0,
+)
+IDS = torch.arange(20)[None]
+
+
+def model() -> Llama:
+    return Llama(CONFIG, torch.Generator().manual_seed(0)).eval().requires_grad_(False)
+
+
+def saved(net: Llama, folder) -> None:
+    for name, content in save_model(net, net.config).items():
+        (folder / name).write_bytes(content)
+
+
+def test_a_saved_model_gives_the_same_scores_bit_for_bit(tmp_path) -> None:
+    saved(model(), tmp_path)
+    loaded = load_model(tmp_path)
+    assert torch.equal(loaded(IDS), model()(IDS))
+    assert save_model(loaded, loaded.config) == save_model(model(), CONFIG)
+    by_name = load_model({name: tmp_path / name for name in ("config.json", "model.safetensors")})
+    assert torch.equal(by_name(IDS), loaded(IDS))
+
+
+def test_a_checkpoint_has_the_names_and_fields_of_hugging_face(tmp_path) -> None:
+    saved(model(), tmp_path)
+    names = set(load_file(tmp_path / "model.safetensors"))
+    layer = "model.layers.1."
+    assert names >= {
+        "model.embed_tokens.weight",
+        "model.norm.weight",
+        *(f"{layer}self_attn.{part}_proj.weight" for part in "qkvo"),
+        *(f"{layer}mlp.{part}_proj.weight" for part in ("gate", "up", "down")),
+        layer + "input_layernorm.weight",
+        layer + "post_attention_layernorm.weight",
+    }
+    assert len(names) == 2 + 9 * 2
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["architectures"] == ["LlamaForCausalLM"]
+    assert written["tie_word_embeddings"] is True
+    assert "quantization_config" not in written
+
+
+def test_int8_weights_are_within_half_a_scale_of_the_floats() -> None:
+    net = model()
+    small = quantize_model(net)
+    for name, weight in net.named_parameters():
+        if weight.dim() == 2:
+            module = small.get_submodule(name.removesuffix(".weight"))
+            assert module.weight.dtype == torch.int8
+            error = (module.weight.float() * module.scale[:, None] - weight).abs()
+            assert (error <= module.scale[:, None] * 0.5001).all(), name
+            assert torch.equal(module.weight.abs().amax(1), torch.full((len(weight),), 127, dtype=torch.int8))
+
+
+def test_an_int8_model_computes_what_its_weights_say() -> None:
+    net = model()
+    small, spelled_out = quantize_model(net), model()
+    for name, weight in spelled_out.named_parameters():
+        if weight.dim() == 2:
+            module = small.get_submodule(name.removesuffix(".weight"))
+            weight.copy_(module.weight.float() * module.scale[:, None])
+    torch.testing.assert_close(small(IDS), spelled_out(IDS), rtol=1e-4, atol=1e-5)
+    # Negative control: it is not the float model that answers.
+    assert not torch.allclose(small(IDS), net(IDS), rtol=1e-4, atol=1e-5)
+
+
+def test_an_int8_model_survives_the_disk_at_a_quarter_of_the_size(tmp_path) -> None:
+    small = quantize_model(model())
+    saved(small, tmp_path)
+    loaded = load_model(tmp_path)
+    assert torch.equal(loaded(IDS), small(IDS))
+    float_bytes = len(save_model(model(), CONFIG)["model.safetensors"])
+    assert (tmp_path / "model.safetensors").stat().st_size < 0.32 * float_bytes
+
+
+def test_a_row_of_zeros_quantizes_to_zeros() -> None:
+    net = model()
+    net.embedding.weight[7] = 0
+    assert torch.equal(quantize_model(net).embedding(torch.tensor([[7]])), torch.zeros(1, 1, 64))
+
+
+def test_quantizing_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="quantized already"):
+        quantize_model(quantize_model(model()))
+
+
+def test_a_cut_off_file_is_told_in_one_sentence(tmp_path) -> None:
+    saved(model(), tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model\.safetensors: is damaged"):
+        load_model(tmp_path)
+
+
+def test_weights_of_another_shape_are_told(tmp_path) -> None:
+    saved(model(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change in ({"hidden_size": 32}, {"num_hidden_layers": 3}, {"num_hidden_layers": 1}):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(UserError, match=r"not those of its config\.json"):
+            load_model(tmp_path)
+
+
+def test_a_family_that_is_not_known_is_told(tmp_path) -> None:
+    saved(model(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
+    with pytest.raises(UserError, match="model_type"):
+        load_model(tmp_path)
+
+
+def test_fields_of_newer_writers_are_read(tmp_path) -> None:
+    saved(model(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["rope_theta"], config["torch_dtype"]
+    newer = {"dtype": "float32", "rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}}
+    (tmp_path / "config.json").write_text(json.dumps(config | newer))
+    assert read_configuration(tmp_path).rope_theta == 500.0
+    scaled = {"rope_parameters": {"rope_theta": 500.0, "rope_type": "llama3", "factor": 8}}
+    (tmp_path / "config.json").write_text(json.dumps(config | scaled))
+    with pytest.raises(UserError, match="'llama3' are not known"):
+        load_model(tmp_path)

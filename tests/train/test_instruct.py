@@ -1,0 +1,125 @@
+import json
+
+import pytest
+import torch
+
+from yunque.data.instructions import InstructionRow, write_instructions
+from yunque.errors import UserError
+from yunque.generate.config import GenerationConfig
+from yunque.generate.engine import Engine
+from yunque.tokenizer import Tokenizer
+from yunque.train import TuneSettings, pretrain, quantize, tune
+from yunque.train.instruct import encode_example
+from yunque.train.loss import IGNORED, padded, summed_loss
+
+
+def row(number: int) -> InstructionRow:
+    good = number % 2 == 0
+    words = ("excelente", "buenísimo") if good else ("horrible", "malísimo")
+    text = f"El {('perro', 'gato', 'loro')[number % 3]} es {words[number // 2 % 2]}."
+    answer = "sí" if good else "no"
+    return InstructionRow(f"r{number}", "sentiment", "es", "t1", "¿Es bueno?", text, answer, ("sí", "no"))
+
+
+ROWS = [row(number) for number in range(24)]
+
+
+@pytest.fixture
+def base(workspace, settings):
+    shape = settings.model.model_copy(update={"context": 64})
+    return pretrain(workspace, settings.model_copy(update={"steps": 5, "model": shape}))
+
+
+def settings_of(**changes) -> TuneSettings:
+    values = {"precision": "float32", "batch_size": 8, "epochs": 40, "replay": 0, "checkpoint_every": 25}
+    optimizer = {"learning_rate": 5e-3}
+    return TuneSettings.model_validate({**values, "optimizer": optimizer, **changes})
+
+
+def test_only_the_answer_and_its_end_are_learned(workspace, base) -> None:
+    tokenizer = Tokenizer.load(workspace.file(base, "tokenizer.json"))
+    input_ids, targets = encode_example(tokenizer, ROWS[0])
+    learned = [target for target in targets if target != IGNORED]
+    assert learned == [*tokenizer.encode("sí"), tokenizer.end_id]
+    asked, _ = tokenizer.encode_chat([("user", ROWS[0].question)], True)
+    assert input_ids[: len(asked)] == asked
+    assert targets[: len(asked) - 1] == [IGNORED] * (len(asked) - 1)
+
+
+def test_padding_does_not_change_the_loss_of_a_row(workspace, base) -> None:
+    engine = Engine.open(workspace, base.ref)
+    tokenizer = engine.tokenizer
+    short, long = encode_example(tokenizer, ROWS[0]), encode_example(tokenizer, row(1))
+    long = (long[0] + [5] * 9, long[1] + [6] * 9)
+    alone, _ = summed_loss(engine.model, *padded([short], tokenizer.pad_id))
+    together, counts = summed_loss(engine.model, *padded([short, long], tokenizer.pad_id))
+    torch.testing.assert_close(alone[0], together[0], rtol=1e-4, atol=1e-5)
+    asked, _ = tokenizer.encode_chat([("user", ROWS[0].question)], True)
+    answer = [*tokenizer.encode("sí"), tokenizer.end_id]
+    assert -float(alone) == pytest.approx(engine.score(asked, answer), rel=1e-4)
+    assert counts.tolist() == [len(answer), sum(target != IGNORED for target in long[1])]
+
+
+def test_tuning_teaches_the_answers_and_the_end(workspace, base) -> None:
+    dataset = write_instructions(workspace, "questions", {"train": ROWS})
+    tuned = tune(workspace, base.ref, ROWS, settings_of(), dataset=dataset)
+    assert tuned.name == "tiny-tuned"
+    assert tuned.parents == (base.ref, dataset.ref)
+
+    def right(ref: str) -> int:
+        engine = Engine.open(workspace, ref)
+        found = 0
+        for each in ROWS:
+            asked, _ = engine.tokenizer.encode_chat([("user", each.question)], True)
+            steps = list(engine.stream(asked, GenerationConfig(max_new_tokens=8)))
+            found += "".join(step.text for step in steps) == each.answer and steps[-1].finish_reason == "stop"
+        return found
+
+    assert right(base.ref) == 0
+    assert right(tuned.ref) == len(ROWS)
+    seen = json.loads(workspace.file(tuned, "rows_seen.json").read_text())["datasets"]
+    assert seen == {dataset.ref: {each.id: 40 for each in ROWS}}
+
+
+def test_a_tuning_that_crashed_goes_on_to_the_same_bits_with_replay_too(workspace, base) -> None:
+    from test_pretrain import StopAt
+
+    whole = tune(
+        workspace, base.ref, ROWS, settings_of(name="whole", epochs=10, replay=1, checkpoint_every=7)
+    )
+    parts = settings_of(name="parts", epochs=10, replay=1, checkpoint_every=7)
+    with pytest.raises(RuntimeError):
+        tune(workspace, base.ref, ROWS, parts, StopAt(17))
+    again = tune(workspace, base.ref, ROWS, parts)
+    assert again.files["model.safetensors"] == whole.files["model.safetensors"]
+    seen = json.loads(workspace.file(whole, "rows_seen.json").read_text())["datasets"]
+    assert set(seen) == {"rows", "dataset/animals@1"}
+
+
+def test_rows_that_do_not_fit_are_told_by_their_ids(workspace, base) -> None:
+    long = InstructionRow("too-long", "x", "es", "t", "Repite.", "palabra " * 200, "sí")
+    told: list[str] = []
+    tuned = tune(workspace, base.ref, [*ROWS, long], settings_of(epochs=1), tell=told.append)
+    assert any("1 rows are longer" in sentence and "too-long" in sentence for sentence in told)
+    assert (
+        "too-long" not in json.loads(workspace.file(tuned, "rows_seen.json").read_text())["datasets"]["rows"]
+    )
+    with pytest.raises(UserError, match="no row to tune on"):
+        tune(workspace, base.ref, [long], settings_of())
+
+
+def test_seconds_bound_the_number_of_steps(workspace, base) -> None:
+    tuned = tune(workspace, base.ref, ROWS, settings_of(epochs=100_000, seconds=0.5))
+    assert tuned.figures["steps"] < 1000
+
+
+def test_a_quantized_model_is_smaller_about_as_good_and_not_tuned(workspace, base) -> None:
+    small = quantize(workspace, base.ref)
+    figures = small.figures
+    assert small.name == "tiny-int8" and small.parents == (base.ref,)
+    assert figures["bytes_after"] < 0.4 * figures["bytes_before"]
+    assert figures["perplexity_after"] == pytest.approx(figures["perplexity_before"], rel=0.05)
+    assert figures["perplexity_after"] != figures["perplexity_before"]
+    assert figures["measured_on"] == ["dataset/animals@1"]
+    with pytest.raises(UserError, match="is quantized"):
+        tune(workspace, small.ref, ROWS, settings_of())
