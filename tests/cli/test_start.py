@@ -46,7 +46,9 @@ def test_help_takes_little_processor_time(tmp_path: Path) -> None:
 
 
 def test_importing_the_package_does_nothing(tmp_path: Path) -> None:
-    said = _python("import yunque, sys; print(sorted(m for m in sys.modules if 'yunque' in m))", tmp_path).stdout
+    said = _python(
+        "import yunque, sys; print(sorted(m for m in sys.modules if 'yunque' in m))", tmp_path
+    ).stdout
     assert said == "['yunque']\n"
     assert list(tmp_path.iterdir()) == []
 

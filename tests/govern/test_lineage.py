@@ -33,7 +33,9 @@ def _row_id(workspace: Workspace, file: str) -> str:
 def test_an_answer_leads_to_the_rows_it_cites_and_to_their_files(workspace: Workspace) -> None:
     row = _row_id(workspace, "pets.md")
     details = {"citations": [{"number": 1, "row_id": row, "file": "pets.md", "locator": "Pets"}]}
-    number = workspace.log_call(Call("app/pets@1", "extractive", "dogs?", "8 kg [1]", "h", 0, 0, 0.1, details))
+    number = workspace.log_call(
+        Call("app/pets@1", "extractive", "dogs?", "8 kg [1]", "h", 0, 0, 0.1, details)
+    )
     found = trace(workspace, f"answer/{number}")
     cited = found.parents[0]
     assert (cited.kind, cited.ref) == ("row", f"dataset/docs@1#{row}")

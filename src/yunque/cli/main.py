@@ -39,6 +39,8 @@ class _InLifeCycleOrder(typer.core.TyperGroup):
     """Lists commands and groups panel by panel: typer would put every group after every command."""
 
     def list_commands(self, ctx: Any) -> list[str]:
+        del ctx
+
         def panel(name: str) -> int:
             return PANELS.index(getattr(self.commands[name], "rich_help_panel", START))
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from yunque.cli.show import JSON_OPTION, emit, err, out, size, table
+from yunque.cli.show import JSON_OPTION, emit, err, size, table
 
 if TYPE_CHECKING:
     from yunque.workspace import Workspace
@@ -23,6 +23,14 @@ QUESTIONS = (
     "How much does it cost to take a bicycle?",
     "¿Quién ganó el mundial de fútbol de 2010?",
 )
+NEXT = (
+    'yunque ask equipaje "¿Qué pasa si pierdo el vuelo?"',
+    "yunque lineage answer/1",
+    "yunque serve",
+    'yunque generate mini-chat "The list is" --max-new-tokens 40',
+    "yunque data add YOUR_FOLDER --name mine",
+)
+_EVALUATED_ROWS = 10
 _SERVED_QUESTION = "¿Cuánto puede pesar la maleta de cabina?"
 
 
@@ -128,7 +136,9 @@ def _tokenizer(workspace: "Workspace") -> tuple[list[str], str]:
     command("tokenizer", "show", "bpe", "--text", sentence)
     made = workspace.get("bpe", "tokenizer")
     tokenizer = Tokenizer.load(workspace.file(made, "tokenizer.json"))
-    return [made.ref], f"{tokenizer.vocab_size:,} tokens; {len(tokenizer.encode(sentence))} for the sentence above"
+    return [
+        made.ref
+    ], f"{tokenizer.vocab_size:,} tokens; {len(tokenizer.encode(sentence))} for the sentence above"
 
 
 def _train(workspace: "Workspace", seconds: float) -> tuple[list[str], str]:
@@ -137,25 +147,42 @@ def _train(workspace: "Workspace", seconds: float) -> tuple[list[str], str]:
         *("--name", "mini", "--seconds", f"{seconds:g}"),
     )
     made = workspace.get("mini", "model")
-    return [made.ref], _figure(made.figures)
+    figures = made.figures
+    return [made.ref], (
+        f"{figures['parameters'] / 1e6:.1f} million parameters, {figures['steps']:,} steps, "
+        f"{figures['tokens']:,} tokens; validation loss {figures['validation_loss']:.2f}"
+    )
 
 
 def _tune(workspace: "Workspace", seconds: float) -> tuple[list[str], str]:
-    with _new_artifacts(workspace) as made:
-        command("tune", "mini", "--name", "mini-chat", "--seconds", f"{seconds:g}")
-    return made or [workspace.get("mini-chat", "model").ref], _figure(workspace.get("mini-chat", "model").figures)
+    command("tune", "mini", "--name", "mini-chat", "--seconds", f"{seconds:.0f}")
+    tuned = workspace.get("mini-chat", "model")
+    report = workspace.get("mini-chat-tuning", "report")
+    figures = report.figures
+    return [tuned.ref, report.ref], (
+        f"accuracy {figures['accuracy_before']:.0%} before, {figures['accuracy_after']:.0%} after; "
+        f"loss on other text {figures['general_loss_before']:.2f} before, {figures['general_loss_after']:.2f} after"
+    )
 
 
 def _quantize(workspace: "Workspace") -> tuple[list[str], str]:
     command("quantize", "mini-chat", "--name", "mini-chat-int8")
     made = workspace.get("mini-chat-int8", "model")
-    return [made.ref], _figure(made.figures)
+    figures = made.figures
+    return [made.ref], (
+        f"{size(figures['bytes_before'])} before, {size(figures['bytes_after'])} after; perplexity "
+        f"{figures['perplexity_before']:.2f} before, {figures['perplexity_after']:.2f} after"
+    )
 
 
 def _evaluate(workspace: "Workspace") -> tuple[list[str], str]:
-    with _new_artifacts(workspace) as made:
-        command("eval", "mini-chat-int8", "--data", "python-docs")
-    return made, ""
+    command(
+        *("eval", "mini-chat-int8", "--data", "python-docs", "--instructions", "instructions"),
+        *("--rows", f"{_EVALUATED_ROWS}"),
+    )
+    made = workspace.get("mini-chat-int8", "evaluation")
+    figures = made.figures
+    return [made.ref], f"perplexity {figures['perplexity']:.2f}, accuracy {figures['accuracy']:.0%}"
 
 
 def _apply(workspace: "Workspace", samples: Path) -> tuple[list[str], str]:
@@ -164,13 +191,15 @@ def _apply(workspace: "Workspace", samples: Path) -> tuple[list[str], str]:
         command("app", "add", str(samples / "apps" / "equipaje.yaml"))
         for question in QUESTIONS:
             command("ask", "equipaje", question)
-    return made or [workspace.get("equipaje", "app").ref], "3 questions: 2 answered with citations, 1 not known"
-
-
-def _figure(figures: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in figures.items())
+    return made or [
+        workspace.get("equipaje", "app").ref
+    ], "3 questions: 2 answered with citations, 1 not known"
 
 
 def _summary(console: Console, done: list[Done], root: Path) -> None:
     rows = [(one.step, "\n".join(one.made), one.figure, f"{one.seconds:.1f}") for one in done]
+    total = sum(one.seconds for one in done)
     console.print(table("", ("step", "made", "figure", "seconds"), rows, right=("seconds",)))
+    console.print(f"Everything is in {root} ({total:.0f} s in all). Try next:")
+    for line in NEXT:
+        console.print(f"  [cyan]{escape(line)}[/]")

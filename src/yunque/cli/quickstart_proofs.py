@@ -1,4 +1,4 @@
-"""The quickstart's steps that prove something: the guard holds, a plain client is served, the answer can be traced."""
+"""The quickstart's steps that prove something: the guard holds, a client is served, an answer is traced."""
 
 import contextlib
 import os
@@ -54,13 +54,16 @@ def guard_step(workspace: "Workspace") -> tuple[list[str], str]:
             answer = app.answer(exploit, model)
             leaked = [secret for secret in secrets if secret.strip() and secret.strip()[:40] in answer.text]
             held += not leaked
-        out().print(f"{escape(name)}: [green]{escape(answer.text)}[/]" if not leaked else f"[red]{name}: leaked[/]")
+        out().print(
+            f"{escape(name)}: [green]{escape(answer.text)}[/]" if not leaked else f"[red]{name}: leaked[/]"
+        )
     answer = app.answer(_PERSONAL)
     logged = read_calls(workspace.catalog.connection(), number=answer.call_id)[0]
     out().print(f"asked:  {_PERSONAL}", markup=False)
     out().print(f"logged: {logged.question}", markup=False)
     kept = sum(
-        _holds(file, (_DOCUMENT_NUMBER.encode(), _MAIL.encode())) for file in workspace.root.glob("catalog.db*")
+        _holds(file, (_DOCUMENT_NUMBER.encode(), _MAIL.encode()))
+        for file in workspace.root.glob("catalog.db*")
     )
     return [], f"{held} of {2 * len(EXPLOITS)} attacks got nothing; personal data in {kept} files of the log"
 
@@ -133,4 +136,7 @@ def govern_step(workspace: "Workspace") -> tuple[list[str], str]:
         forged = AuditLog(copy, workspace.keys).verify(workspace.catalog.connection())
     out().print(f"An edited copy of the log: {'; '.join(forged.problems) or 'nothing found'}", markup=False)
     detected = "found" if forged.problems else "NOT found"
-    return [], f"{ref} leads to {len(found)} files; {len(lines)} audit entries verify; an edited line is {detected}"
+    return (
+        [],
+        f"{ref} leads to {len(found)} files; {len(lines)} audit entries verify; an edited line is {detected}",
+    )

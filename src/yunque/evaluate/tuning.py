@@ -68,9 +68,20 @@ def tune_with_report(
         },
         parents,
         config,
-        {"accuracy_before": report["accuracy"]["before"], "accuracy_after": report["accuracy"]["after"]},
+        _figures(report),
     )
     return tuned, made, report
+
+
+def _figures(report: dict[str, Any]) -> dict[str, float]:
+    """What a list shows of a report: accuracy, and the mean loss a token over all the general text."""
+    found = {f"accuracy_{when}": report["accuracy"][when] for when in ("before", "after")}
+    if tokens := sum(text["tokens"] for text in report["general"]):
+        for when in ("before", "after"):
+            found[f"general_loss_{when}"] = (
+                sum(text["tokens"] * text[when] for text in report["general"]) / tokens
+            )
+    return found
 
 
 Losses = list[dict[str, Any]]
