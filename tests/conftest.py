@@ -1,10 +1,14 @@
 """What tests of several floors need: a tiny model with random weights."""
 
+import os
 from collections.abc import Callable, Mapping
 
 import pytest
 
 from yunque.workspace import Artifact, Workspace
+
+# The workers of a parallel run share the cores; see `yunque.cli.main.run`.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _TEXTS = [
     "Cada pasajero puede llevar una maleta de 23 kg y un bolso de mano.",

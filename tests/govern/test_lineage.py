@@ -51,10 +51,11 @@ def test_a_cited_row_that_is_gone_is_said_to_be_gone(workspace: Workspace) -> No
     assert "in no dataset below this app" in trace(workspace, f"answer/{number}").parents[0].detail
 
 
-def test_an_answer_of_a_remote_model_names_it(workspace: Workspace) -> None:
-    number = workspace.log_call(Call("app/pets@1", "http://127.0.0.1:9/v1#big", "q", "a", "h", 0, 0, 0.1, {}))
+@pytest.mark.parametrize("model", ["http://127.0.0.1:9/v1#big", "Org/Model-7B", "big"])
+def test_an_answer_of_a_remote_model_names_it(workspace: Workspace, model: str) -> None:
+    number = workspace.log_call(Call("app/pets@1", model, "q", "a", "h", 0, 0, 0.1, {}))
     nodes = {node.ref: node.detail for node in trace(workspace, f"answer/{number}").walk()}
-    assert nodes["http://127.0.0.1:9/v1#big"] == "outside this workspace"
+    assert nodes[model] == "outside this workspace"
 
 
 def test_what_does_not_exist_is_said_in_one_sentence(workspace: Workspace) -> None:

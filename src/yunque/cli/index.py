@@ -20,7 +20,14 @@ def build(
     from yunque.apps.index import IndexConfig, build_index
     from yunque.workspace import Workspace
 
-    artifact = build_index(Workspace.open(), name, data, bars, IndexConfig(exclude=tuple(exclude)))
+    workspace = Workspace.open()
+    artifact = build_index(workspace, name, data, bars, IndexConfig(exclude=tuple(exclude)))
+    for user in workspace.list("app"):
+        older = [ref for ref in user.parents if ref.startswith(f"index/{name}@") and ref != artifact.ref]
+        if older:
+            note(
+                f"{user.ref} still answers from {older[0]}: add its file again (`yunque app add`) to use the new one"
+            )
     languages = ", ".join(f"{count} {language}" for language, count in artifact.figures["languages"].items())
     emit(
         artifact.as_dict(),

@@ -71,7 +71,7 @@ def quickstart(
             ("Evaluate", lambda: _evaluate(workspace)),
             ("Apply", lambda: _apply(workspace, samples)),
             ("Guard", lambda: guard_step(workspace)),
-            ("Serve", lambda: serve_step(_SERVED_QUESTION)),
+            ("Serve", lambda: serve_step(workspace, _SERVED_QUESTION)),
             ("Govern", lambda: govern_step(workspace)),
         ]
         for number, (name, step) in enumerate(steps, start=1):
@@ -123,7 +123,9 @@ def _prepare(workspace: "Workspace", samples: Path) -> tuple[list[str], str]:
     rows = sum(dataset.figures["rows"] for dataset in datasets)
     cards = [read_card(workspace, workspace.get(f"dataset/{name}@1")) for name in names]
     dropped = sum(sum(card["duplicates_dropped"].values()) for card in cards)
-    personal = sum(sum(card["personal_data"]["found"].values()) for card in cards)
+    personal = sum(
+        sum(card["personal_data"]["found"].values()) for card in cards if card["personal_data"]["replaced"]
+    )
     figure = f"{rows:,} rows, {dropped:,} duplicates dropped, {personal:,} personal data replaced"
     return [dataset.ref for dataset in datasets], figure
 

@@ -1,9 +1,7 @@
 """The quickstart's steps that prove something: the guard holds, a client is served, an answer is traced."""
 
 import contextlib
-import os
-import subprocess
-import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,13 +71,13 @@ def _holds(file: Path, wanted: tuple[bytes, ...]) -> bool:
     return any(one in content for one in wanted)
 
 
-def serve_step(question: str) -> tuple[list[str], str]:
-    """Start `yunque serve` as another process and ask the app through the official client."""
-    with _server() as url:
-        try:
-            from openai import OpenAI
-        except ImportError:
-            raise UserError("the openai client is not installed: pip install 'yunque[quickstart]'") from None
+def serve_step(workspace: "Workspace", question: str) -> tuple[list[str], str]:
+    """Serve the workspace as `yunque serve` does, and ask the app through the official client."""
+    try:
+        from openai import OpenAI
+    except ImportError:
+        raise UserError("the openai client is not installed: pip install 'yunque[quickstart]'") from None
+    with _served(workspace) as url:
         client = OpenAI(base_url=url, api_key="none is needed on this machine")
         names = [model.id for model in client.models.list()]
         out().print(f"served: {', '.join(names)}", markup=False)
@@ -93,25 +91,20 @@ def serve_step(question: str) -> tuple[list[str], str]:
 
 
 @contextlib.contextmanager
-def _server() -> Iterator[str]:
-    """The URL of a `yunque serve` that runs for as long as the block does."""
-    command = [sys.executable, "-m", "yunque", "serve", "--port", "0"]
+def _served(workspace: "Workspace") -> Iterator[str]:
+    """The URL of a server that runs in a thread for as long as the block does, so that no kill leaves it behind."""
+    from yunque.server.run import bound_socket, make_server, url_of
+
     out().print("[bold cyan]$[/] [cyan]yunque serve --port 0[/]")
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as process:
+    with bound_socket("127.0.0.1", 0) as made:
+        server = make_server(workspace, keys_required=False)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [made]}, daemon=True)
+        thread.start()
         try:
-            assert process.stdout is not None
-            first = process.stdout.readline()
-            if not first.startswith("Serving "):
-                raise UserError("the server did not start: run `yunque serve` to see why")
-            yield first.removeprefix("Serving ").strip()
+            yield url_of(made)
         finally:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            process.kill()
+            server.should_exit = True
+            thread.join(10)
 
 
 def govern_step(workspace: "Workspace") -> tuple[list[str], str]:

@@ -73,7 +73,10 @@ def _answer_node(workspace: Workspace, call: Call) -> Node:
 
 def _model_node(workspace: Workspace, name: str) -> Node:
     """The model that wrote an answer: an artifact here, or one that lives elsewhere."""
-    artifact = None if "://" in name else workspace.find(name, "model")
+    try:
+        artifact = workspace.find(name, "model")
+    except UserError:  # a remote model's name need not be one that we would give
+        artifact = None
     return _artifact_node(workspace, artifact) if artifact else Node("model", name, "outside this workspace")
 
 
