@@ -18,7 +18,7 @@ from yunque.apps.synonyms import Synonyms
 from yunque.apps.words import Language, language_of
 from yunque.errors import UserError
 from yunque.llm.face import ContextOverflow, LanguageModel, Message, ModelUnavailable, Usage
-from yunque.workspace import Call, Workspace
+from yunque.workspace import Artifact, Call, Workspace
 
 EXTRACTIVE = "extractive"
 """The name under which an answer that no model wrote is logged."""
@@ -109,17 +109,19 @@ class App:
         self,
         workspace: Workspace,
         definition: AppDefinition,
-        ref: str,
+        artifact: Artifact,
         guard: Guard,
         open_model: OpenModel | None = None,
         model: LanguageModel | str | None = None,
     ) -> None:
-        self.workspace, self.definition, self.ref, self.guard = workspace, definition, ref, guard
+        self.workspace, self.definition, self.ref, self.guard = workspace, definition, artifact.ref, guard
         self._open_model = open_model
         self._model = model if model is not None else definition.model
         self.finder: Finder | None = None
         if definition.knowledge:
-            index = Index.open(workspace, definition.knowledge.index)
+            # The index that the app was made with: a newer one is another app's version, or lineage would not hold.
+            kept = next(parent for parent in artifact.parents if parent.startswith("index/"))
+            index = Index.open(workspace, kept)
             synonyms = Synonyms(definition.knowledge.synonyms)
             self.finder = Finder(index, synonyms, definition.knowledge.relevance)
 
@@ -204,7 +206,7 @@ class App:
     def _passages(self, question: Question, found: Sequence[Candidate], exchange: Exchange) -> list[Passage]:
         """What a model is given: the best sentences' passages first, those that the guard stops left out."""
         assert self.finder is not None and self.definition.knowledge is not None
-        ranked = [*found, *self.finder.ranked(question)]
+        ranked = [*found, *self.finder.candidates(question)]
         passages = list(dict.fromkeys(candidate.passage for candidate in ranked))[
             : self.definition.knowledge.top_k
         ]
@@ -297,7 +299,7 @@ class App:
                 citations.append(_citation(numbers[key], candidate.passage, quote))
             parts.append(f"{quote} [{numbers[key]}]")
         # Lines of a table have no full stop to part them.
-        between = "\n" if any(RECORD.fullmatch(c.passage.quote(c.unit)) for c in found) else " "
+        between = "\n" if any(RECORD.match(c.passage.quote(c.unit)) for c in found) else " "
         said = f"{note} {_EXTRACTIVE_NOTE[language]}".strip()
         return AppAnswer(
             between.join(parts), language, tuple(citations), extractive=True, note=said,
@@ -360,4 +362,4 @@ def load_app(
 ) -> App:
     """The app artifact called `ref`, with the guard that its definition asks for."""
     definition, artifact = load_definition(workspace, ref)
-    return App(workspace, definition, artifact.ref, make_guard(definition), open_model, model)
+    return App(workspace, definition, artifact, make_guard(definition), open_model, model)

@@ -3,8 +3,10 @@
 BM25: Robertson and Zaragoza, "The Probabilistic Relevance Framework" (2009), with k1 = 1.2 and b = 0.75.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -122,15 +124,22 @@ class KeywordIndex:
     def nearest_words(self, word: str, extra: frozenset[str] = frozenset()) -> list[str]:
         """Words of the corpus (or of `extra`) that a slip of the finger turns into the unknown folded `word`.
 
-        One edit from five letters on, two from ten on; the first letter is right, as it nearly always is. A word
-        whose stem is shorter than four letters is like too many others ("movies" is not "moves").
+        The words that sound the same come first ("ekipaje", "pupy"); of shorter words no more is asked, but that two
+        letters may be swapped ("teh"). Otherwise one edit from five letters on, two from ten on; the first letter is
+        right, as it nearly always is. A word whose stem is shorter than four letters is like too many others
+        ("movies" is not "moves").
         """
-        if len(word) < 5 or not word.isalpha():
+        if len(word) < 3 or not word.isalpha():
             return []
+        candidates = [known for known in {*self.surfaces, *extra} if known.isalpha()]
+        if len(word) < 5:
+            return sorted(known for known in extra if _swapped(word, known) or _same_sound(word, known))
+        if alike := sorted(known for known in candidates if _same_sound(word, known)):
+            return alike
         allowed = 1 if len(word) < 10 else 2
         best: dict[str, int] = {}
-        for known in {*self.surfaces, *extra}:
-            if known[:1] != word[0] or abs(len(known) - len(word)) > allowed or not known.isalpha():
+        for known in candidates:
+            if known[:1] != word[0] or abs(len(known) - len(word)) > allowed:
                 continue
             if min(len(known), len(self.surfaces.get(known, known)) + 1) < 5:
                 continue
@@ -139,6 +148,39 @@ class KeywordIndex:
                 best[known] = edits
         least = min(best.values(), default=0)
         return sorted(known for known, edits in best.items() if edits == least)
+
+
+_SOUNDS = (
+    (re.compile(r"qu?(?=[ei])|k|c(?![eih])|q"), "k"),
+    (re.compile(r"z|c(?=[ei])"), "s"),
+    (re.compile(r"ph"), "f"),
+    (re.compile(r"(?<![cs])h"), ""),
+    (re.compile(r"v"), "b"),
+    (re.compile(r"y"), "i"),
+    (re.compile(r"(.)\1+"), r"\1"),
+)
+
+
+@lru_cache(maxsize=65536)
+def _sound(word: str) -> str:
+    """What is left of a folded word when letters that sound alike are written alike."""
+    for pattern, plain in _SOUNDS:
+        word = pattern.sub(plain, word)
+    return word
+
+
+def _same_sound(word: str, known: str) -> bool:
+    return len(word) >= 4 and abs(len(word) - len(known)) <= 2 and _sound(word) == _sound(known)
+
+
+def _swapped(word: str, known: str) -> bool:
+    """Whether two neighbouring letters changed places."""
+    return (
+        len(word) == len(known)
+        and word != known
+        and sorted(word) == sorted(known)
+        and _edits(word, known, 1) == 1
+    )
 
 
 def _edits(first: str, second: str, limit: int) -> int:

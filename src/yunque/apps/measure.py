@@ -12,6 +12,7 @@ from pydantic import Field
 from yunque.apps.definition import load_definition
 from yunque.apps.extractive import Finder, Relevance
 from yunque.apps.index import Index
+from yunque.apps.passages import Passage
 from yunque.apps.synonyms import Synonyms
 from yunque.apps.words import Language
 from yunque.configuration import Settings, validated
@@ -109,14 +110,15 @@ def measure_index(
     measured = Measured(k)
     with progress("Asking", len(questions)) as task:
         for question in questions:
-            _ask(finder, question, measured)
+            ask(finder, question, measured)
             task.advance(1)
     return measured
 
 
-def _ask(finder: Finder, asked: TestQuestion, measured: Measured) -> None:
+def ask(finder: Finder, asked: TestQuestion, measured: Measured) -> None:
+    """Ask one question and count what comes of it."""
     question = finder.question(asked.question)
-    ranked = finder.ranked(question)
+    ranked = finder.candidates(question)
     relevance = ranked[0].relevance if ranked else 0.0
     chosen = finder.chosen(ranked)
     known = finder.suffices(ranked)
@@ -144,6 +146,15 @@ def _ask(finder: Finder, asked: TestQuestion, measured: Measured) -> None:
                 "quoted": text,
             }
         )
+
+
+def holds_the_fact(asked: TestQuestion, passage: Passage, position: int) -> bool:
+    """Whether a sentence of a passage has the fact, in one of the files that answer."""
+    if asked.answer is None or not any(
+        _is_file(passage.file, file) for file in (asked.file, *asked.also_ok) if file
+    ):
+        return False
+    return _same_letters(asked.answer) in _same_letters(passage.quote(passage.units[position]))
 
 
 def _is_file(name: str, wanted: str) -> bool:

@@ -131,14 +131,11 @@ def _blocks(text: str) -> list[_Block]:
             close(start)
             ends_sentence = True
             continue
-        if _MARKDOWN_HEADING.match(bare) or _is_title(lines, number, ends_sentence):
+        # A record first: the first line of a table is short and without a full stop, like a title.
+        record = RECORD.fullmatch(bare) is not None
+        if record or _MARKDOWN_HEADING.match(bare) or _is_title(lines, number, ends_sentence):
             close(start)
-            found.append(_Block("heading", start, end))
-            ends_sentence = True
-            continue
-        if RECORD.fullmatch(bare):
-            close(start)
-            found.append(_Block("record", start, end))
+            found.append(_Block("record" if record else "heading", start, end))
             ends_sentence = True
             continue
         if _BULLET.match(bare) or ends_sentence:

@@ -53,6 +53,11 @@ ANSWER_SHAPES: dict[str, re.Pattern[str]] = {
         r"airport|gate|website|office|desk|"
         r"\b(?:at|in|under|on) the |@|\.example"
     ),
+    "length": re.compile(_TIME + r"|\d\s?(?:cm|x|m\b|por \d|by \d)"),
+    "reason": re.compile(
+        r"\bporque\b|\bdebido|\bpara (?:que|evitar)|\bpor (?:el|la|los|las|motivos|razones|seguridad)\b|"
+        r"because|due to|\bso that\b|reasons|in order to"
+    ),
     "permission": re.compile(
         r"\bpued|\bpodra|permit|admit|acept|prohib|autoriz|viaja|\bno se\b|\bdebe|\bhay\b|"
         r"no hace falta|\bse llev|gratis|"
@@ -69,12 +74,14 @@ _ASKS: dict[str, re.Pattern[str]] = {
         r"recargo|que importe|"
         r"how much(?! time| weight| luggage| baggage| water| notice| space| liquid| perfume|"
         r" cash)|\bprice|\bcost\b|\bcosts\b|\bfee\b|\bfees\b|what do you charge|what .*\bcharge|"
-        r"\b(?:a|any|extra) (?:fee|charge|cost)\b"
+        r"\b(?:a|any|extra) (?:fee|charge|cost)\b|percentage|porcentaje|que cantidad|what amount"
     ),
     "time": re.compile(
-        r"\bcuando\b|a que hora|que hora|cuant[oa]s? (?:tiempo|dias|horas|minutos|semanas|meses|"
+        r"(?:^|\b(?:y|de|desde|hasta|para|pero) )cuando\b|a que hora|que hora|"
+        r"cuant[oa]s? (?:tiempo|dias|horas|minutos|semanas|meses|"
         r"antelacion)|\bplazo\b|hasta cuando|que horario|horario|tarda|antelacion|"
-        r"desde cuando|\bwhen\b|what time|how (?:long|soon|early|late|quickly|fast|many (?:days|"
+        r"(?:^|\b(?:and|by|since|until|from|so|but|exactly) )when\b|what time|"
+        r"how (?:soon|early|late|quickly|fast|many (?:days|"
         r"hours|minutes|weeks|months))|deadline|"
         r"how (?:far|much) (?:in advance|time|notice|ahead)|\blatest\b|\bearliest\b|lo mas tarde|"
         r"ultimo momento|ultima hora|cuanto rato|cuanto antes|hasta que|how far ahead|by when|"
@@ -107,6 +114,8 @@ _ASKS: dict[str, re.Pattern[str]] = {
         r"\bdonde\b|\badonde\b|en que (?:sitio|lugar|terminal|mostrador|puerta)|\bwhere\b|"
         r"which (?:terminal|desk|counter|gate)"
     ),
+    "length": re.compile(r"how long|que largo"),
+    "reason": re.compile(r"^\W*(?:y )?por que\b|\bwhy\b"),
     "permission": re.compile(
         r"\bpued[oe]n?\b|\bpodemos\b|\bpodria|se puede|\bdejan\b|me dejais|\bpermit|admit|\bacept|"
         r"esta (?:permitido|prohibido)|"
@@ -134,9 +143,16 @@ _LOOKS_LIKE_VERB = {
     "en": re.compile(r"(?:ly|ing|ed|ish)$"),
 }
 
+# What is asked for stands after a question word or after the verb of being there ("are there showers").
 _ASKED_THING = re.compile(
-    r"\b(?:cuant[oa]s?|que|cuales?|how many|which|what|what s|whats)\s+((?:\w+\s*){1,2})"
+    r"\b(?:cuant[oa]s?|que|cuales?|how many|which|what|what s|whats|is there|are there|hay|teneis|do you have)\s+"
+    r"(?:(?:an?|any|the|un|una|el|la|los|las|algun|alguna)\s+)?((?:\w+\s*){1,2})"
 )
+_MEASURES = (
+    "kilos", "kilo", "kg", "cm", "euros", "eur", "cantidad", "tiempo", "weight", "size", "money", "amount",
+    "number", "numero",
+)  # fmt: skip
+"""What these ask for has a shape, which says more than the word."""
 
 _BETWEEN_MARKS = re.compile(r"¿([^¿?]+)\??[^¿]*$")
 _LAST_SENTENCE = re.compile(r"[.!;\n]\s+([^.!;\n?]+)\?\s*$")
@@ -188,9 +204,13 @@ def asking_part(text: str) -> str:
 
 @dataclass(frozen=True)
 class Term:
-    """A telling word of a question. `stems` are the ways it may stand in a text, by language; `groups` its synonyms'
-    groups; `telling` is False for
-    everyday words, places and numbers, which alone make no topic; `parts` are the stems of a phrase's words."""
+    """A word or phrase of a question.
+
+    `stems` are the ways it may stand in a text, by language; `groups` its synonyms' groups; `parts` the stems of a
+    phrase's words. `telling` is False for everyday words, places and numbers, which alone make no topic; `unknown`
+    says that neither the corpus nor the synonyms have it; `asking` is False for what was told before the asking
+    clause; `asked` is True for the thing asked for ("how many megabytes").
+    """
 
     word: str
     weight: float
@@ -200,6 +220,9 @@ class Term:
     place: bool = False
     parts: frozenset[str] = frozenset()
     quantity: tuple[float, str] | None = None
+    unknown: bool = False
+    asking: bool = True
+    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -241,16 +264,37 @@ def take_apart(text: str, language: Language, keywords: KeywordIndex, synonyms: 
             terms[word] = _number(word, following, keywords)
         elif word not in STOP[language] and len(word) > 1:
             terms[word] = _word(word, groups, language, keywords, synonyms)
-    asks = frozenset(kind for kind, pattern in _ASKS.items() if pattern.search(folded))
+    asks = _asked_shapes(asking_part(text)) or _asked_shapes(text)
     if asked := _ASKED_THING.search(folded):
-        # "How many megabytes", "que peliculas": what is asked for must be there, whatever else is.
+        # "How many megabytes", "hay duchas": what is asked for must be there, whatever else is.
         for word in asked[1].split():
-            if word in terms and terms[word].telling:
-                terms[word] = replace(terms[word], weight=ASKED_WEIGHT * terms[word].weight)
+            if (
+                word in terms
+                and word not in LIGHT[language]
+                and word not in _MEASURES
+                and not terms[word].quantity
+            ):
+                weight = ASKED_WEIGHT * max(terms[word].weight, 2.0)
+                terms[word] = replace(terms[word], weight=weight, asked=True, telling=True)
                 break
-    found_terms = tuple(terms.values())
+    found_terms = _without_the_story(text, terms)
     expanded = {spoken: _expanded(found_terms, spoken, synonyms) for spoken in LANGUAGES}
     return Question(text, language, found_terms, asks, expanded)
+
+
+def _asked_shapes(text: str) -> frozenset[str]:
+    """The shapes of answer that a text asks for."""
+    folded = " ".join(_SHORTHAND.get(word, word) for word in words_of(text))
+    return frozenset(kind for kind, pattern in _ASKS.items() if pattern.search(folded))
+
+
+def _without_the_story(text: str, terms: Mapping[str, Term]) -> tuple[Term, ...]:
+    """The terms, those that stand only before the asking clause marked, when that clause has a topic of its own."""
+    inside = {_SHORTHAND.get(word, word) for word in words_of(asking_part(text))}
+    asking = {word: not inside.isdisjoint(word.split()) for word in terms}
+    if not any(term.telling and asking[word] for word, term in terms.items()):
+        return tuple(terms.values())
+    return tuple(replace(term, asking=asking[word]) for word, term in terms.items())
 
 
 def _number(word: str, following: str, keywords: KeywordIndex) -> Term:
@@ -289,11 +333,12 @@ def _word(
     place = word in _PLACES
     light = word in LIGHT[language]
     if not everyday and not place and not groups and stem(word, language) not in keywords:
-        for guess in keywords.nearest_words(word, frozenset(synonyms.words[language])):
+        extra = frozenset(synonyms.words[language]) | STOP[language] | LIGHT[language]
+        for guess in keywords.nearest_words(word, extra):
             meant = stem(guess, language)
             stems[language].add(meant)
             groups |= synonyms.groups_of([meant], language)
-            everyday = everyday or meant in _EVERYDAY[language]
+            everyday = everyday or meant in _EVERYDAY[language] or guess in STOP[language] | LIGHT[language]
     present = [found for spoken in LANGUAGES for found in stems[spoken] if found in keywords]
     idf = keywords.idf(*present) if present else _group_idf(groups, keywords, synonyms)
     if everyday and groups and not light:
@@ -306,7 +351,8 @@ def _word(
     elif not present and not groups and _LOOKS_LIKE_VERB[language].search(word):
         idf *= VERB_WEIGHT
     frozen = {spoken: frozenset(found) for spoken, found in stems.items()}
-    return Term(word, idf, frozen, groups, not (everyday or place), place)
+    unknown = not present and not groups
+    return Term(word, idf, frozen, groups, not (everyday or place), place, unknown=unknown)
 
 
 def _expanded(terms: tuple[Term, ...], language: Language, synonyms: Synonyms) -> dict[str, float]:

@@ -58,12 +58,7 @@ def match(term: Term, found: Reading, language: Language) -> float:
 def _begin_alike(wanted: str, other: str) -> bool:
     """Whether one of two long stems, of nearly one length, is the beginning of the other."""
     shorter = min(len(other), len(wanted))
-    return (
-        len(wanted) >= 6
-        and shorter >= 5
-        and other[:shorter] == wanted[:shorter]
-        and abs(len(other) - len(wanted)) <= 3
-    )
+    return shorter >= 5 and other[:shorter] == wanted[:shorter] and abs(len(other) - len(wanted)) <= 3
 
 
 def shape(question: Question, found: Reading) -> float:

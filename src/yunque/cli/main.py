@@ -99,11 +99,8 @@ app.add_typer(audit.app, name="audit", rich_help_panel=ANSWER)
 
 def run(arguments: list[str] | None = None) -> None:
     """Entry point: mistakes of the user end in one sentence and exit code 2."""
-    # Threads that wait by spinning take the cores from one another as soon as two processes compute: a step of
-    # training took 12 s so, and 3 s when they sleep (docs/notebook.md). Read by OpenMP when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Read when torch is loaded: its threads sleep while they wait for one another. Where another program uses a
-    # core too, waiting in a loop made a training step four times slower (docs/notebook.md).
+    # core too, waiting in a loop made a training step three times slower (docs/notebook.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(args=arguments)
