@@ -29,9 +29,8 @@ def _datasets_of(workspace: Workspace, model: Artifact) -> list[Artifact]:
 
 
 def held_out_rows(workspace: Workspace, datasets: Sequence[Artifact]) -> list[Row]:
-    """The test splits of those datasets that were split."""
-    split = [dataset for dataset in datasets if "test.jsonl" in dataset.files]
-    return [row for dataset in split for row in read_rows(workspace, dataset, "test")]
+    """The rows of the test splits."""
+    return [row for dataset in datasets for row in read_rows(workspace, dataset, "test")]
 
 
 def quantize(
@@ -48,6 +47,7 @@ def quantize(
     """
     base = workspace.get(ref, "model")
     datasets = [workspace.get(data, "dataset")] if data else _datasets_of(workspace, base)
+    datasets = [dataset for dataset in datasets if "test.jsonl" in dataset.files]
     rows = held_out_rows(workspace, datasets)
     if not rows:
         raise UserError(

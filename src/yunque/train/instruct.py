@@ -37,10 +37,10 @@ class TuneSettings(LoopSettings):
     """
 
     name: str | None = None
-    optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-3, weight_decay=0.1)
-    epochs: float = Field(default=6.0, gt=0)
+    optimizer: OptimizerSettings = OptimizerSettings(learning_rate=3e-3)
+    epochs: float = Field(default=10.0, gt=0)
     seconds: float | None = Field(default=None, gt=0)
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     replay: int = Field(default=1, ge=0)
 
 

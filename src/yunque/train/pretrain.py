@@ -28,7 +28,7 @@ class ModelSettings(Settings):
 
     hidden_size: int = Field(default=256, ge=1)
     intermediate_size: int = Field(default=688, ge=1)
-    layers: int = Field(default=4, ge=1)
+    layers: int = Field(default=2, ge=1)
     heads: int = Field(default=4, ge=1)
     key_value_heads: int = Field(default=2, ge=1)
     context: int = Field(default=512, ge=2)
@@ -71,7 +71,7 @@ class PretrainSettings(LoopSettings):
     data: tuple[str, ...] = ()
     tokenizer: str | None = None
     model: ModelSettings = ModelSettings()
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=2, ge=1)
     steps: int | None = Field(default=None, ge=1)
     seconds: float = Field(default=90.0, gt=0)
     validation_windows: int = Field(default=16, ge=1)

@@ -131,7 +131,7 @@ def plan_run(
         memory_bytes=model.training_bytes,
         matmul_gflops=round(speeds[precision], 1),
         step_seconds=round(step_seconds, 4),
-        expected_seconds=round(steps * a_step + validation_seconds, 1),
+        expected_seconds=round(steps * a_step + validation_seconds, 2),
     )
 
 
