@@ -44,7 +44,7 @@ class Relevance(Settings):
     `similar` are the odds against the best sentence that a further one must have to be quoted too.
     """
 
-    floor: float = 0.42
+    floor: float = 0.35
     other_language: float = 0.35
     similar: float = 0.1
     sentences: int = 3

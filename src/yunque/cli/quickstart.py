@@ -30,6 +30,7 @@ NEXT = (
     'yunque generate mini-chat "The list is" --max-new-tokens 40',
     "yunque data add YOUR_FOLDER --name mine",
 )
+_TRAINING_DATA = ("--data", "python-docs", "--data", "airline", "--data", "instructions")
 _EVALUATED_ROWS = 10
 _SERVED_QUESTION = "¿Cuánto puede pesar la maleta de cabina?"
 
@@ -107,6 +108,7 @@ def _new_artifacts(workspace: "Workspace") -> Iterator[list[str]]:
 
 def _prepare(workspace: "Workspace", samples: Path) -> tuple[list[str], str]:
     from yunque.data.dataset import read_card
+    from yunque.data.instructions import shipped_instructions
 
     for paths, name in (
         (str(samples / "airline"), "airline"),
@@ -119,6 +121,8 @@ def _prepare(workspace: "Workspace", samples: Path) -> tuple[list[str], str]:
     names = ("airline", "messages", "python-docs")
     command("data", "split", "python-docs")
     command("data", "split", "airline")
+    # Their training rows are among what the tokenizer and the model read first; nothing reads the held-out ones.
+    instructions = shipped_instructions(workspace)
     datasets = [workspace.get(name, "dataset") for name in names]
     rows = sum(dataset.figures["rows"] for dataset in datasets)
     cards = [read_card(workspace, workspace.get(f"dataset/{name}@1")) for name in names]
@@ -127,13 +131,13 @@ def _prepare(workspace: "Workspace", samples: Path) -> tuple[list[str], str]:
         sum(card["personal_data"]["found"].values()) for card in cards if card["personal_data"]["replaced"]
     )
     figure = f"{rows:,} rows, {dropped:,} duplicates dropped, {personal:,} personal data replaced"
-    return [dataset.ref for dataset in datasets], figure
+    return [dataset.ref for dataset in (*datasets, instructions)], figure
 
 
 def _tokenizer(workspace: "Workspace") -> tuple[list[str], str]:
     from yunque.tokenizer import Tokenizer
 
-    command("tokenizer", "train", "--data", "python-docs", "--data", "airline", "--name", "bpe")
+    command("tokenizer", "train", *_TRAINING_DATA, "--name", "bpe")
     sentence = "El cigüeñal del avión pesa 23 kg."
     command("tokenizer", "show", "bpe", "--text", sentence)
     made = workspace.get("bpe", "tokenizer")
@@ -145,8 +149,7 @@ def _tokenizer(workspace: "Workspace") -> tuple[list[str], str]:
 
 def _train(workspace: "Workspace", seconds: float) -> tuple[list[str], str]:
     command(
-        *("train", "--data", "python-docs", "--data", "airline", "--tokenizer", "bpe"),
-        *("--name", "mini", "--seconds", f"{seconds:g}"),
+        *("train", *_TRAINING_DATA, "--tokenizer", "bpe", "--name", "mini", "--seconds", f"{seconds:g}"),
     )
     made = workspace.get("mini", "model")
     figures = made.figures

@@ -59,6 +59,8 @@ def train(
             f"{made.ref}: {figures['parameters'] / 1e6:.2f} million parameters, {figures['steps']:,} steps, "
             f"{figures['tokens']:,} tokens in {figures['seconds']:.0f} s; loss {figures['loss']:.3f}{validation}"
         )
-        console.print(f"Curves: {workspace.file(made, 'curves.png')}", style="dim")
+        console.print(
+            f"Curves: {workspace.runs / made.config['run'] / 'curves.png'}", style="dim", markup=False
+        )
 
     emit(made.as_dict(), as_json, render)

@@ -12,7 +12,7 @@ from yunque.train.curves import draw_curves, read_log
 from yunque.train.loop import Tell
 from yunque.train.run import Run
 from yunque.train.schedule import TrainingPlan
-from yunque.workspace import Artifact, Workspace
+from yunque.workspace import Artifact, Workspace, atomic_write
 
 
 def settled_plan(run: Run, make: Callable[[], TrainingPlan], tell: Tell) -> TrainingPlan:
@@ -52,6 +52,8 @@ def keep_model(
         "curves.png": draw_curves(log, run.name),
         "rows_seen.json": rows_seen_file(run, seen),
     }
+    # Blobs have no names: a person looks at the picture in the run's folder.
+    atomic_write(run.folder / "curves.png", files["curves.png"])
     last = log[-1]
     figures: dict[str, Any] = {
         "parameters": run.record["plan"]["parameters"],

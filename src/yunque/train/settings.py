@@ -38,7 +38,7 @@ class LoopSettings(Settings):
     """
 
     optimizer: OptimizerSettings = OptimizerSettings()
-    checkpoint_every: int = Field(default=100, ge=1)
+    checkpoint_every: int = Field(default=50, ge=1)
     validate_every: int = Field(default=100, ge=1)
     precision: Literal["auto"] | Precision = "auto"
     seed: int = Field(default=0, ge=0)
