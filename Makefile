@@ -15,8 +15,8 @@ quickstart: $(VENV)/.quickstart
 test: lint types floors tests
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff format --check src tests tools benchmarks
-	$(BIN)/ruff check src tests tools benchmarks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
@@ -28,8 +28,8 @@ tests: $(VENV)/.dev
 	$(BIN)/pytest -n auto
 
 format: $(VENV)/.dev
-	$(BIN)/ruff check --fix src tests tools benchmarks
-	$(BIN)/ruff format src tests tools benchmarks
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -52,10 +52,10 @@ def install_cpu_torch() -> None:
     except PackageNotFoundError:
         pass
     print(f"Installing the CPU build of torch {wanted} ...", flush=True)
-    if pip("--quiet", "-c", str(CONSTRAINTS), f"torch=={wanted}+cpu"):
+    if pip("-qq", "-c", str(CONSTRAINTS), f"torch=={wanted}+cpu"):
         return
     print("pip knows no CPU build here; asking PyTorch's CPU index through uv ...", flush=True)
-    if pip("--quiet", "uv"):
+    if pip("-qq", "uv"):
         uv = Path(sys.executable).parent / "uv"
         command = [
             uv,
@@ -81,7 +81,7 @@ def main() -> None:
     if wants_cpu_build():
         install_cpu_torch()
     print(f"Installing yunque[{extra}] ...", flush=True)
-    if not pip("--quiet", "-c", str(CONSTRAINTS), "-e", f"{ROOT}[{extra}]"):
+    if not pip("-qq", "-c", str(CONSTRAINTS), "-e", f"{ROOT}[{extra}]"):
         raise SystemExit("pip could not install Yunque: see its message above")
 
 

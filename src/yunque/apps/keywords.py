@@ -143,6 +143,9 @@ class KeywordIndex:
                 continue
             if min(len(known), len(self.surfaces.get(known, known)) + 1) < 5:
                 continue
+            # A letter in the place of another more often makes another word ("director", "directos") than a slip.
+            if len(known) == len(word) < 9 and not _swapped(word, known):
+                continue
             edits = _edits(word, known, allowed)
             if edits <= allowed:
                 best[known] = edits
@@ -153,6 +156,7 @@ class KeywordIndex:
 _SOUNDS = (
     (re.compile(r"qu?(?=[ei])|k|c(?![eih])|q"), "k"),
     (re.compile(r"z|c(?=[ei])"), "s"),
+    (re.compile(r"g(?=[ei])"), "j"),
     (re.compile(r"ph"), "f"),
     (re.compile(r"(?<![cs])h"), ""),
     (re.compile(r"v"), "b"),
