@@ -105,8 +105,8 @@ class Finder:
         scores = self.ranking.scores(np.stack([sentence.features for sentence in found]))
         ranked = [(float(scores[n]), found[n]) for n in np.argsort(-scores, kind="stable")]
         features = self.features.answer(question, ranked)
-        # Everyday words, places and numbers alone make no topic.
-        known = self.ranking.probability(features) if any(term.telling for term in question.terms) else 0.0
+        # Everyday words, places and numbers alone make no topic: some telling word must be met.
+        known = self.ranking.probability(features) if ranked[0][1].feature("telling") > 0 else 0.0
         relevance = max(known - less, 0.0)
         return [Candidate(one.passage, one.position, score, relevance) for score, one in ranked]
 
