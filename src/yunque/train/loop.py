@@ -109,7 +109,7 @@ def run_loop(
     position = load_checkpoint(checkpoints, model, optimizer)
     if position.step:
         tell(f"Going on from step {position.step} of {schedule.steps}.")
-    saved = position.step
+    saved, saved_at = position.step, time.monotonic()
     model.train()
     with (
         _threads(schedule.threads),
@@ -132,10 +132,11 @@ def run_loop(
                 line |= _validated(model, objective, schedule)
             position.log_bytes = log.write(line)
             task.advance(1, note=f"loss {done['loss']:.3f} · {line['tokens_per_second']:,.0f} tokens/s")
-            if last or position.step % settings.checkpoint_every == 0:
+            due = time.monotonic() - saved_at >= settings.checkpoint_seconds
+            if last or due or position.step % settings.checkpoint_every == 0:
                 log.sync()
                 save_checkpoint(checkpoints, model, optimizer, position)
-                saved = position.step
+                saved, saved_at = position.step, time.monotonic()
         if position.step < schedule.steps:
             log.sync()
             if saved < position.step:

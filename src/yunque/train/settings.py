@@ -34,11 +34,14 @@ class OptimizerSettings(Settings):
 class LoopSettings(Settings):
     """What the loop needs to know, whatever the objective.
 
-    `precision` "auto" takes bfloat16 for matrix products where a short measurement finds it quicker.
+    A checkpoint is written every `checkpoint_every` steps, and sooner where these take more than
+    `checkpoint_seconds`; when it is written changes nothing in the result. `precision` "auto" takes bfloat16 for
+    matrix products where a short measurement finds it quicker.
     """
 
     optimizer: OptimizerSettings = OptimizerSettings()
     checkpoint_every: int = Field(default=50, ge=1)
+    checkpoint_seconds: float = Field(default=5.0, gt=0)
     validate_every: int = Field(default=100, ge=1)
     precision: Literal["auto"] | Precision = "auto"
     seed: int = Field(default=0, ge=0)
