@@ -195,3 +195,8 @@ def test_python_docs_are_a_corpus(
     assert (row.source.file, row.group, row.language) == ("python:json/decoder.py", "json.decoder", "en")
     assert found["assert"].group == "topic:assert"
     assert [part["file"] for part in card["skipped"]] == ["python:broken.py"]
+
+
+def test_an_empty_path_is_not_the_current_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a path is empty"):
+        prepare.add(Workspace.open(tmp_path / "ws"), "docs", [""])

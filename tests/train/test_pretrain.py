@@ -280,3 +280,12 @@ def test_bfloat16_learns_too(workspace, settings, done) -> None:
     made = pretrain(workspace, settings.model_copy(update={"precision": "bfloat16"}))
     assert made.figures["loss"] == pytest.approx(done.figures["loss"], rel=0.02)
     assert weights(workspace, made) != weights(workspace, done)
+
+
+def test_a_checkpoint_is_written_when_its_time_has_come(workspace, settings, done) -> None:
+    late = settings.model_copy(update={"name": "late", "checkpoint_every": 1000, "checkpoint_seconds": 1e-9})
+    with pytest.raises(RuntimeError):
+        pretrain(workspace, late, StopAt(7))
+    told: list[str] = []
+    assert weights(workspace, pretrain(workspace, late, tell=told.append)) == weights(workspace, done)
+    assert any("Going on from step" in sentence for sentence in told)

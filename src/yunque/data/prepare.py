@@ -88,6 +88,9 @@ def add(
     """
     settings = settings or AddSettings()
     checked_name(name)
+    if not all(str(path).strip() for path in paths):
+        # An empty name would mean the current folder: most likely a shell variable that was not set.
+        raise UserError("a path is empty: name a file, a folder or python:docs")
     counted = Card(*_token_counter(workspace, settings.tokenizer))
     tally = _Tally()
     with (
