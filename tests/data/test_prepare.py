@@ -199,4 +199,4 @@ def test_python_docs_are_a_corpus(
 
 def test_an_empty_path_is_not_the_current_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a path is empty"):
-        prepare.add(Workspace.open(tmp_path / "ws"), "docs", [""])
+        add(Workspace.open(tmp_path / "ws"), "docs", [""])
