@@ -1,6 +1,7 @@
 """From files to a dataset and its versions: what is stored, what is dropped, what is told."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,13 @@ def test_python_docs_are_a_corpus(
 def test_an_empty_path_is_not_the_current_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a path is empty"):
         add(Workspace.open(tmp_path / "ws"), "docs", [""])
+
+
+def test_a_file_name_that_is_not_text_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "good.txt").write_text("A cabin bag may weigh 10 kg at most.")
+    Path(os.fsdecode(bytes(folder) + b"/bad\xff.txt")).write_text("lost")
+    _, card = add(Workspace.open(tmp_path / "ws"), "docs", [folder])
+    assert card["files_read"] == 1
+    assert "not UTF-8" in card["skipped"][0]["reason"]

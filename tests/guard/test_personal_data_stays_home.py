@@ -56,8 +56,8 @@ def test_the_log_is_clean_even_when_the_app_does_not_list_the_check(tmp_path: Pa
     add_app(workspace, _app_file(tmp_path, ["length"]))
     local = ScriptedModel(_translates)
     open_app(workspace, "t", local).answer(QUESTION)
-    # The control: without the check the model does see it, so the test above can fail.
-    assert SECRETS["mail"] in local.asked[0][-1].content
+    # The policy asks for the check where the list of guards does not.
+    assert SECRETS["mail"] not in local.asked[0][-1].content
     for secret in SECRETS.values():
         assert secret.encode() not in _bytes_of(workspace.root)
 

@@ -289,3 +289,25 @@ def test_a_checkpoint_is_written_when_its_time_has_come(workspace, settings, don
     told: list[str] = []
     assert weights(workspace, pretrain(workspace, late, tell=told.append)) == weights(workspace, done)
     assert any("Going on from step" in sentence for sentence in told)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(workspace, settings, done) -> None:
+    hurt = settings.model_copy(update={"name": "hurt", "checkpoint_every": 3})
+    with pytest.raises(RuntimeError):
+        pretrain(workspace, hurt, StopAt(8))
+    newest = sorted(workspace.runs.glob("hurt-*/checkpoints/step-*"))[-1]
+    (newest / "model.safetensors").write_bytes(b"cut")
+    told: list[str] = []
+    assert weights(workspace, pretrain(workspace, hurt, tell=told.append)) == weights(workspace, done)
+    assert any("Going on from step 3" in sentence for sentence in told)
+
+
+def test_a_name_that_leaves_the_workspace_is_refused_before_any_step(workspace, settings) -> None:
+    with pytest.raises(UserError, match="cannot be a name"):
+        pretrain(workspace, settings.model_copy(update={"name": "../../x"}))
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_made(workspace, settings) -> None:
+    huge = settings.model.model_copy(update={"layers": 10**6, "hidden_size": 4096, "heads": 2})
+    with pytest.raises(UserError, match="GB of memory"):
+        pretrain(workspace, settings.model_copy(update={"name": "huge", "model": huge}))

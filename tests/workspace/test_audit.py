@@ -64,6 +64,29 @@ def test_removed_moved_cut_and_foreign_lines_are_found(workspace: Workspace, cha
     assert any(problem in found for found in workspace.verify_audit().problems)
 
 
+def test_a_cut_end_stays_in_sight_after_the_next_entry(workspace: Workspace) -> None:
+    _write(workspace, _lines(workspace)[:3])
+    workspace.record("test.done", "thing/later")
+    assert any("a line before it was" in problem for problem in workspace.verify_audit().problems)
+    workspace.audit.path.unlink()
+    workspace.record("test.done", "thing/latest")
+    assert not workspace.verify_audit().intact
+
+
+def test_one_broken_line_is_one_problem(workspace: Workspace) -> None:
+    lines = _lines(workspace)
+    _write(workspace, [lines[0], "broken", *lines[2:]])
+    assert workspace.verify_audit().problems == ["line 2: is not a log entry"]
+
+
+def test_facts_changed_in_the_catalog_are_found(workspace: Workspace) -> None:
+    workspace.put("dataset", "d", {"x": b"right"}, config={"a": 1})
+    workspace.catalog.connection().execute("UPDATE artifacts SET config = '{\"a\":2}'")
+    assert workspace.verify_audit().problems == [
+        "dataset/d@1: its files, parents or configuration in the catalog were changed"
+    ]
+
+
 def test_a_torn_last_line_is_mended_by_the_next_entry(workspace: Workspace) -> None:
     with workspace.audit.path.open("a") as file:
         file.write('{"seq": 6, "time": "2026')

@@ -50,9 +50,9 @@ def show(
     entries = list(Workspace.open().audit.entries())[-limit:]
 
     def render(console: Console) -> None:
-        rows = [
-            (one["seq"], one["time"][:19], one["action"], one["ref"], one["hash"][:12]) for one in entries
-        ]
+        # A line that somebody damaged is shown with what is left of it; `verify` names it.
+        fields = ("seq", "time", "action", "ref", "hash")
+        rows = [[str(one.get(field, "?"))[:60] for field in fields] for one in entries]
         console.print(table("", ("entry", "time", "action", "about", "hash"), rows, right=("entry",)))
 
     emit(entries, as_json, render)

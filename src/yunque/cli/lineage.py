@@ -76,8 +76,8 @@ def lineage(
 
 
 def log(
-    limit: int = typer.Option(20, "--limit", "-n", min=1, help="How many calls."),
-    number: int | None = typer.Option(None, "--call", help="Only this call, whole."),
+    limit: int = typer.Option(20, "--limit", "-n", min=1, max=1_000_000, help="How many calls."),
+    number: int | None = typer.Option(None, "--call", min=1, max=10**15, help="Only this call, whole."),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Show the newest questions and answers; personal data was taken out before they were kept."""

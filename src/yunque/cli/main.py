@@ -103,6 +103,8 @@ def run(arguments: list[str] | None = None) -> None:
     # core too, waiting in a loop made a training step three times slower (docs/notebook.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        if any("\ud800" <= letter <= "\udfff" for text in arguments or sys.argv[1:] for letter in text):
+            raise UserError("an argument is not UTF-8 text: type it again, or set the terminal to UTF-8")
         app(args=arguments)
     except UserError as error:
         complain(str(error))

@@ -191,14 +191,18 @@ def _evaluate(workspace: "Workspace") -> tuple[list[str], str]:
 
 
 def _apply(workspace: "Workspace", samples: Path) -> tuple[list[str], str]:
+    from yunque.workspace import read_calls
+
     with _new_artifacts(workspace) as made:
         command("index", "build", "--data", "airline", "--name", "airline")
         command("app", "add", str(samples / "apps" / "equipaje.yaml"))
         for question in QUESTIONS:
             command("ask", "equipaje", question)
-    return made or [
-        workspace.get("equipaje", "app").ref
-    ], "3 questions: 2 answered with citations, 1 not known"
+    calls = read_calls(workspace.catalog.connection(), len(QUESTIONS))
+    cited = sum(bool(call.details["citations"]) for call in calls)
+    unknown = sum(not call.details["known"] for call in calls)
+    figure = f"{len(calls)} questions: {cited} answered with citations, {unknown} not known"
+    return made or [workspace.get("equipaje", "app").ref], figure
 
 
 def _summary(console: Console, done: list[Done], root: Path) -> None:

@@ -49,11 +49,15 @@ def next_token_probabilities(logits_V: Tensor, seen_ids: Tensor, config: Generat
     return logits_V.softmax(0)
 
 
+# Below this the likeliest token has all the probability, and dividing by it would overflow.
+_COLDEST = 1e-4
+
+
 def choose_token(
     logits_V: Tensor, seen_ids: Tensor, config: GenerationConfig, generator: torch.Generator
 ) -> int:
     """The next token: the likeliest at temperature 0, else one drawn with `generator`."""
-    if config.temperature == 0:
+    if config.temperature < _COLDEST:
         if config.repetition_penalty != 1:
             logits_V = penalize(logits_V, seen_ids, config.repetition_penalty)
         return int(logits_V.argmax())

@@ -11,7 +11,7 @@ from yunque.data.dataset import read_rows
 from yunque.errors import UserError
 from yunque.workspace import Artifact, Call, Workspace, read_calls
 
-_ANSWER = re.compile(r"answer/(\d+)")
+_ANSWER = re.compile(r"answer/([0-9]{1,15})")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from yunque.data.personal import Redaction, find_personal_data
 from yunque.guard.injection import suspect_injection
 from yunque.guard.leak import PromptLeak, find_echo
 
+LONGEST_LOGGED = 20_000
+"""Characters of a question or an answer that the call log keeps."""
 LONGEST_QUESTION = 4000
 """Characters of a question when an app's `length` check names no limit of its own."""
 
@@ -21,8 +23,12 @@ class CheckList:
 
     @classmethod
     def of(cls, definition: AppDefinition) -> "CheckList":
-        """The guard that an app's definition asks for."""
-        return cls(definition.guards)
+        """The guard that an app's definition asks for, and the check that its policy asks for in any case."""
+        checks = list(definition.guards)
+        listed = any(check.check == "personal_data" and "input" in check.stages for check in checks)
+        if definition.policy.personal_data == "redact" and not listed:
+            checks.append(CheckSettings(check="personal_data", stages=["input"]))
+        return cls(checks)
 
     def exchange(self, protected: Sequence[str], public: Sequence[str] = ()) -> "GuardedExchange":
         """Open the checks of one question and its answer."""
@@ -53,7 +59,7 @@ class GuardedExchange:
 
     def for_the_log(self, text: str) -> str:
         """The text with marks in the place of personal data, whatever checks the app lists."""
-        return self._redaction.redact(text) if find_personal_data(text) else text
+        return self._redaction.redact(text[:LONGEST_LOGGED])
 
     def restore(self, text: str) -> str:
         """Put the user's own personal data back."""
@@ -61,13 +67,16 @@ class GuardedExchange:
 
     def _run(self, stage: Stage, text: str, sources: Sequence[str] = ()) -> Checked:
         verdicts: list[Verdict] = []
-        # Personal data goes first, so that the evidence of the other checks holds none.
-        for check in sorted(self._checks, key=lambda check: check.check != "personal_data"):
+        # Length first, for the others take time; then personal data, so that their evidence holds none.
+        order = ("length", "personal_data")
+        for check in sorted(self._checks, key=lambda one: (*order, one.check).index(one.check)):
             if stage not in check.stages:
                 continue
             outcome, evidence, text = self._judge(check, stage, text, sources)
             if outcome != "pass":
                 verdicts.append(Verdict(check.check, stage, outcome, evidence))
+            if check.check == "length" and outcome == "block":
+                break
         return Checked(text, tuple(verdicts))
 
     def _judge(

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -55,19 +56,28 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     """Put the newest checkpoint into `model`, `optimizer` and torch's generator; the start where there is none."""
     for leftover in folder.glob(".step-*"):
         shutil.rmtree(leftover)  # of a process that died while writing; the run's lock is ours
-    found = _checkpoints(folder)
-    if not found:
-        return Position()
-    newest = found[-1]
-    model.load_state_dict(load_file(newest / "model.safetensors"))
-    moments = load_file(newest / "optimizer.safetensors")
+    for checkpoint in reversed(_checkpoints(folder)):
+        try:
+            return _restore(checkpoint, model, optimizer)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError):
+            continue  # damaged on disk after it was written: the one before it is a little older, and as good
+    return Position()
+
+
+def _restore(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+    """Everything of one checkpoint, all read before any of it is put in place."""
+    weights = load_file(checkpoint / "model.safetensors")
+    moments = load_file(checkpoint / "optimizer.safetensors")
+    random = load_file(checkpoint / "random.safetensors")["torch"]
+    position = Position(**json.loads((checkpoint / "position.json").read_text(encoding="utf-8")))
+    model.load_state_dict(weights)
     for name, parameter in model.named_parameters():
         prefix = f"{name}:"
         optimizer.state[parameter] = {
             key.removeprefix(prefix): tensor for key, tensor in moments.items() if key.startswith(prefix)
         }
-    torch.set_rng_state(load_file(newest / "random.safetensors")["torch"])
-    return Position(**json.loads((newest / "position.json").read_text(encoding="utf-8")))
+    torch.set_rng_state(random)
+    return position
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

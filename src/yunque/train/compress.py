@@ -11,6 +11,7 @@ from yunque.progress import Progress, silent
 from yunque.tokenizer import Tokenizer
 from yunque.train.loss import evaluate_loss
 from yunque.workspace import Artifact, Workspace
+from yunque.workspace.artifact import checked_name
 
 # Enough to tell a difference of a thousandth in perplexity; half a minute more would not change it.
 _MEASURED_TOKENS = 16_384
@@ -45,6 +46,8 @@ def quantize(
     Its figures are the bytes of the weights and the perplexity before and after, on the test split of `data` or of
     what the model was trained on. Raises UserError where there is no such split.
     """
+    if name:
+        checked_name(name)
     base = workspace.get(ref, "model")
     datasets = [workspace.get(data, "dataset")] if data else _datasets_of(workspace, base)
     datasets = [dataset for dataset in datasets if "test.jsonl" in dataset.files]

@@ -14,6 +14,7 @@ from typing import Any
 
 from yunque.errors import UserError
 from yunque.workspace import Workspace, atomic_write
+from yunque.workspace.artifact import checked_name
 
 
 class Run:
@@ -46,6 +47,7 @@ def open_run(workspace: Workspace, name: str, identity: dict[str, Any]) -> Itera
 
     Raises UserError when another process is training it.
     """
+    checked_name(name)
     folder = workspace.runs / f"{name}-{fingerprint(identity)}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a") as lock:

@@ -4,6 +4,7 @@ A run that is given seconds gets its number of steps here, once, from a short me
 step then depends on nothing that could differ when the run goes on after a stop.
 """
 
+import os
 import statistics
 import time
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from yunque.errors import UserError
 from yunque.model import Llama, LlamaConfig, plan_model
 from yunque.train.loop import Objective, make_optimizer, train_step
 from yunque.train.settings import LoopSettings, Precision
@@ -103,6 +105,7 @@ def plan_run(
 
     Where both are given the smaller number of steps holds.
     """
+    _check_memory(plan_model(config, workload.largest_batch_tokens, 4).training_bytes)
     speeds: dict[Precision, float] = {"float32": measure_matmul("float32")}
     precision: Precision = "float32" if settings.precision == "auto" else settings.precision
     if settings.precision != "float32":
@@ -133,6 +136,19 @@ def plan_run(
         step_seconds=round(step_seconds, 4),
         expected_seconds=round(steps * a_step + validation_seconds, 2),
     )
+
+
+def _check_memory(wanted: int) -> None:
+    """Raise UserError where a model would not fit, before any of it is made."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # not every system tells
+        return
+    if wanted > total:
+        raise UserError(
+            f"training this model takes about {wanted / 1e9:.1f} GB of memory, and the machine has "
+            f"{total / 1e9:.1f} GB: make model.hidden_size, model.layers, model.context or batch_size smaller"
+        )
 
 
 def _measure(

@@ -67,6 +67,6 @@ def parse_ref(text: str) -> Ref:
     if kind and kind not in KINDS:
         raise UserError(f"{text!r}: {kind!r} is not a kind of artifact ({', '.join(KINDS)})")
     name, at, version = rest.partition("@")
-    if at and not (version.isascii() and version.isdigit()):
+    if at and not re.fullmatch(r"[0-9]{1,9}", version):
         raise UserError(f"{text!r}: the version after '@' must be a whole number")
     return Ref(kind or None, checked_name(name), int(version) if at else None)

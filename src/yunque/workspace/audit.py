@@ -64,6 +64,10 @@ class AuditLog:
         with self.path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             last = _last_line(file.fileno(), self.path)
+            head = connection.execute("SELECT seq, hash FROM audit_head WHERE id = 1").fetchone()
+            if head and (last is None or last["seq"] < head[0]):
+                # The end was cut. Going on from the head that was kept leaves the gap in sight for ever.
+                last = {"seq": head[0], "hash": head[1]}
             entry: dict[str, Any] = {
                 "seq": last["seq"] + 1 if last else 1,
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -91,43 +95,51 @@ class AuditLog:
         with self.path.open("rb") as file:
             for line in file:
                 try:
-                    yield json.loads(line)
+                    entry = json.loads(line)
                 except ValueError:
                     continue
+                if isinstance(entry, dict):
+                    yield entry
 
     def verify(self, connection: sqlite3.Connection, expect: str | None = None) -> Verification:
         """Check the chain, every signature, the head in the catalog, and a head hash kept elsewhere."""
         public = self._keys.signing_key().public_key()
         problems: list[str] = []
-        hashes: list[str] = []
-        previous = _FIRST
+        hashes: dict[int, str] = {}  # by the number that an entry gives itself
+        last, previous = 0, _FIRST
         lines = self.path.read_bytes().splitlines() if self.path.exists() else []
         for number, line in enumerate(lines, start=1):
             try:
                 entry = json.loads(line)
                 written, signature = str(entry["hash"]), bytes.fromhex(entry["signature"])
-                digest = _digest(entry)
+                digest, seq, follows = _digest(entry), int(entry["seq"]), entry["previous"]
             except (ValueError, KeyError, TypeError):
                 problems.append(f"line {number}: is not a log entry")
+                last, previous = (
+                    last + 1,
+                    "",
+                )  # what stood here is not known, so the next line is taken as it is
                 continue
             if digest != written:
                 problems.append(f"line {number}: its content was changed after it was written")
-            if entry["seq"] != len(hashes) + 1 or entry["previous"] != previous:
+            if seq != last + 1 or follows != (previous or follows):
                 problems.append(f"line {number}: a line before it was added, removed or moved")
             try:
                 public.verify(signature, bytes.fromhex(written))
             except (InvalidSignature, ValueError):
                 problems.append(f"line {number}: its signature is not this workspace's")
-            hashes.append(written)
-            previous = written
+            hashes[seq] = written
+            last, previous = seq, written
         head = connection.execute("SELECT seq, hash FROM audit_head WHERE id = 1").fetchone()
-        if head and (len(hashes) < head[0] or hashes[head[0] - 1] != head[1]):
+        if head and last < head[0]:
             problems.append(
-                f"the log ends at line {len(hashes)}, but line {head[0]} was written: its end is cut"
+                f"the log ends at line {len(lines)}, but entry {head[0]} was written: its end is cut"
             )
-        if expect and expect not in hashes:
+        elif head and hashes.get(head[0], head[1]) != head[1]:
+            problems.append(f"entry {head[0]} is not the one that was written")
+        if expect and expect not in hashes.values():
             problems.append(f"no line has the expected hash {expect}")
-        return Verification(len(lines), previous, problems)
+        return Verification(len(lines), previous or _FIRST, problems)
 
 
 def _last_line(descriptor: int, path: Path) -> dict[str, Any] | None:

@@ -66,9 +66,7 @@ class Workspace:
         digests = {path: self.blobs.put(content) for path, content in files.items()}
         refs = [parent.ref for parent in parents]
         config_text = _canonical(config or {})
-        digest = hashlib.sha256(
-            _canonical([kind, name, digests, refs, json.loads(config_text)]).encode()
-        ).hexdigest()
+        digest = _hash_of(kind, name, digests, refs, json.loads(config_text))
         with self.catalog.transaction() as connection:
             newest = connection.execute(
                 "SELECT version, hash FROM artifacts WHERE kind = ? AND name = ? ORDER BY version DESC LIMIT 1",
@@ -169,14 +167,23 @@ class Workspace:
             self.audit.append(connection, action, ref, **details)
 
     def verify_audit(self, expect: str | None = None) -> Verification:
-        """Check the audit log, and that every artifact's files still have the bytes that were put."""
+        """Check the audit log, and that every artifact is still what its line in the log says, files included."""
         found = self.audit.verify(self.catalog.connection(), expect)
-        damaged = [
-            f"{artifact.ref}: the bytes of {path} were changed or are gone"
-            for artifact in self.list(every_version=True)
-            for path, digest in artifact.files.items()
-            if not self.blobs.is_intact(digest)
-        ]
+        logged = {
+            entry.get("details", {}).get("hash")
+            for entry in self.audit.entries()
+            if entry.get("action") == "artifact.put"
+        }
+        damaged: list[str] = []
+        for one in self.list(every_version=True):
+            facts = _hash_of(one.kind, one.name, one.files, one.parents, one.config)
+            if facts != one.hash or one.hash not in logged:
+                damaged.append(f"{one.ref}: its files, parents or configuration in the catalog were changed")
+            damaged += [
+                f"{one.ref}: the bytes of {path} were changed or are gone"
+                for path, digest in one.files.items()
+                if not self.blobs.is_intact(digest)
+            ]
         return Verification(found.entries, found.head, found.problems + damaged)
 
     def _load(self, kind: str, name: str, version: int) -> Artifact:
@@ -198,6 +205,11 @@ class Workspace:
             environment=json.loads(row["environment"]),
             created=row["created"],
         )
+
+
+def _hash_of(kind: str, name: str, files: Mapping[str, str], parents: Sequence[str], config: Any) -> str:
+    """The hash of an artifact: everything that it is, and nothing of when and where it was made."""
+    return hashlib.sha256(_canonical([kind, name, files, list(parents), config]).encode()).hexdigest()
 
 
 def _canonical(value: Any) -> str:

@@ -54,6 +54,10 @@ def find_files(paths: Iterable[Path], skipped: list[Skipped]) -> list[Found]:
         folder, files = (path, _walk(path, skipped)) if path.is_dir() else (path.parent, iter([path]))
         for file in files:
             name = file.relative_to(folder).as_posix()
+            if not _is_text(name):
+                shown = name.encode("utf-8", "replace").decode()
+                skipped.append(Skipped(shown, "its name is not UTF-8 text: give it another name"))
+                continue
             above = list(folder.resolve().parts[1:])
             while taken.get(name, file) != file and above:
                 name = f"{above.pop()}/{name}"
@@ -61,6 +65,15 @@ def find_files(paths: Iterable[Path], skipped: list[Skipped]) -> list[Found]:
                 taken[name] = file
                 found.append(Found(file, name))
     return found
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name can be written down; Linux allows any bytes in one."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _walk(folder: Path, skipped: list[Skipped]) -> Iterator[Path]:
