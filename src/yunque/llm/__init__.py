@@ -11,7 +11,6 @@ from yunque.llm.face import (
     Role,
     Usage,
 )
-from yunque.llm.fallback import FallbackModel
 from yunque.llm.open import open_model
 from yunque.llm.scripted import ScriptedModel
 
@@ -19,7 +18,6 @@ __all__ = [
     "Chunk",
     "Completion",
     "ContextOverflow",
-    "FallbackModel",
     "FinishReason",
     "LanguageModel",
     "Message",
