@@ -65,6 +65,7 @@ def test_a_key_works_until_it_is_revoked(workspace: Workspace, start: Callable[.
         ({"host": "evil.example"}, 403),
         ({"host": "127.0.0.1.evil.example"}, 403),
         ({"host": "localhost@evil.example"}, 403),
+        ({"host": "x@127.0.0.1"}, 403),
         ({"host": "[::1"}, 403),
         ({"host": ""}, 403),
         ({"origin": "https://evil.example"}, 403),

@@ -10,7 +10,7 @@ import hmac
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -178,7 +178,6 @@ class Redaction:
     """
 
     _PLACEHOLDER = re.compile(rf"\[(?:{_KINDS_PATTERN}|MARK)-\d{{1,6}}\]", re.IGNORECASE)
-    _LONGEST = 40
 
     def __init__(self, text: str = "") -> None:
         self._values: dict[str, str] = {}
@@ -212,21 +211,3 @@ class Redaction:
     def restore(self, text: str) -> str:
         """`text` with the values back in the place of this request's placeholders; others stay as they are."""
         return self._PLACEHOLDER.sub(lambda match: self._values.get(match[0].upper(), match[0]), text)
-
-    def restore_stream(self, chunks: Iterable[str]) -> Iterator[str]:
-        """`restore` for a text that comes in chunks, which may divide a placeholder."""
-        waiting = ""
-        for chunk in chunks:
-            waiting += chunk
-            opened = waiting.rfind("[")
-            is_open = opened >= 0 and "]" not in waiting[opened:] and len(waiting) - opened < self._LONGEST
-            ready, waiting = (waiting[:opened], waiting[opened:]) if is_open else (waiting, "")
-            if ready:
-                yield self.restore(ready)
-        if waiting:
-            yield self.restore(waiting)
-
-
-def redact(text: str) -> Redaction:
-    """Take the personal data out of a text for one request; see `Redaction`."""
-    return Redaction(text)

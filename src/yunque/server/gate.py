@@ -128,7 +128,9 @@ def _not_from_here(headers: dict[bytes, str]) -> ApiError | None:
 
 def _host_of(url: str) -> str | None:
     try:
-        return urlsplit(url).hostname
+        parts = urlsplit(url)
+        # A name before an `@` has no place in either header; who puts one there hopes to be misread.
+        return None if "@" in parts.netloc else parts.hostname
     except ValueError:
         return None
 
