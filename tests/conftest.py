@@ -37,12 +37,13 @@ def tiny_model_files() -> Mapping[str, bytes]:
         num_key_value_heads=1,
         head_dim=16,
         max_position_embeddings=128,
+        tie_word_embeddings=True,
         bos_token_id=tokenizer.end_id,
         eos_token_id=tokenizer.end_id,
         pad_token_id=tokenizer.pad_id,
     )
     model = Llama(config, torch.Generator().manual_seed(0))
-    return {**save_model(model, config), "tokenizer.json": tokenizer.to_json().encode()}
+    return {**save_model(model), "tokenizer.json": tokenizer.to_json().encode()}
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ def model(tokenizer) -> Llama:
         num_key_value_heads=2,
         head_dim=8,
         max_position_embeddings=128,
+        tie_word_embeddings=True,
         initializer_range=0.3,
     )
     return Llama(config, torch.Generator().manual_seed(0)).eval().requires_grad_(False)
@@ -160,7 +161,7 @@ def test_threads_do_not_disturb_one_another(engine) -> None:
 def test_it_opens_a_model_of_the_workspace(tmp_path, model, tokenizer, kind: str) -> None:
     workspace = Workspace.open(tmp_path / "ws")
     net = quantize_model(model) if kind == "int8" else model
-    files = {**save_model(net, net.config), "tokenizer.json": tokenizer.to_json().encode()}
+    files = {**save_model(net), "tokenizer.json": tokenizer.to_json().encode()}
     workspace.put("model", "m", files)
     opened = Engine.open(workspace, "m")
     config = GenerationConfig(max_new_tokens=12)

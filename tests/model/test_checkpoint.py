@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from yunque.errors import UserError
-from yunque.model import Llama, LlamaConfig, load_model, quantize_model, read_configuration, save_model
+from yunque.model import Llama, LlamaConfig, load_model, read_configuration, save_model
 
 CONFIG = LlamaConfig(
     vocab_size=300,
@@ -56,50 +56,6 @@ def test_a_checkpoint_has_the_names_and_fields_of_hugging_face(tmp_path) -> None
     assert written["architectures"] == ["LlamaForCausalLM"]
     assert written["tie_word_embeddings"] is True
     assert "quantization_config" not in written
-
-
-def test_int8_weights_are_within_half_a_scale_of_the_floats() -> None:
-    net = model()
-    small = quantize_model(net)
-    for name, weight in net.named_parameters():
-        if weight.dim() == 2:
-            module = small.get_submodule(name.removesuffix(".weight"))
-            assert module.weight.dtype == torch.int8
-            error = (module.weight.float() * module.scale[:, None] - weight).abs()
-            assert (error <= module.scale[:, None] * 0.5001).all(), name
-            assert torch.equal(module.weight.abs().amax(1), torch.full((len(weight),), 127, dtype=torch.int8))
-
-
-def test_an_int8_model_computes_what_its_weights_say() -> None:
-    net = model()
-    small, spelled_out = quantize_model(net), model()
-    for name, weight in spelled_out.named_parameters():
-        if weight.dim() == 2:
-            module = small.get_submodule(name.removesuffix(".weight"))
-            weight.copy_(module.weight.float() * module.scale[:, None])
-    torch.testing.assert_close(small(IDS), spelled_out(IDS), rtol=1e-4, atol=1e-5)
-    # Negative control: it is not the float model that answers.
-    assert not torch.allclose(small(IDS), net(IDS), rtol=1e-4, atol=1e-5)
-
-
-def test_an_int8_model_survives_the_disk_at_a_quarter_of_the_size(tmp_path) -> None:
-    small = quantize_model(model())
-    saved(small, tmp_path)
-    loaded = load_model(tmp_path)
-    assert torch.equal(loaded(IDS), small(IDS))
-    float_bytes = len(save_model(model(), CONFIG)["model.safetensors"])
-    assert (tmp_path / "model.safetensors").stat().st_size < 0.32 * float_bytes
-
-
-def test_a_row_of_zeros_quantizes_to_zeros() -> None:
-    net = model()
-    net.embedding.weight[7] = 0
-    assert torch.equal(quantize_model(net).embedding(torch.tensor([[7]])), torch.zeros(1, 1, 64))
-
-
-def test_quantizing_twice_is_refused() -> None:
-    with pytest.raises(UserError, match="quantized already"):
-        quantize_model(quantize_model(model()))
 
 
 def test_a_cut_off_file_is_told_in_one_sentence(tmp_path) -> None:

@@ -1,64 +1,101 @@
-"""The plan against what torch counts while the model runs."""
+"""The plan against the model itself, and against what torch counts while it runs."""
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from yunque.model import Llama, LlamaConfig, plan_model, quantize_model, save_model
-from yunque.train.corpus import Windows
-from yunque.train.loss import next_token_loss
+from yunque.errors import UserError
+from yunque.model import EncoderDecoder, ModelConfig, plan_model, quantize_model, save_model
+from yunque.model.checkpoint import parse_configuration
+from yunque.model.family import new_model
 
-CONFIG = LlamaConfig(
-    vocab_size=512,
-    hidden_size=64,
-    intermediate_size=160,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
-    max_position_embeddings=64,
-)
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+GPT2 = {
+    "model_type": "gpt2",
+    "vocab_size": 300,
+    "n_embd": 48,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 32,
+}
+T5 = {
+    "model_type": "t5",
+    "vocab_size": 200,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 4,
+    "num_decoder_layers": 5,
+    "num_heads": 4,
+}
 
 
-def model() -> Llama:
-    return Llama(CONFIG, torch.Generator().manual_seed(0))
+def shape(fields: dict[str, object], **changed: object) -> ModelConfig:
+    return parse_configuration({**fields, **changed}, "test")
 
 
-def test_parameters_are_those_of_the_model() -> None:
-    assert plan_model(CONFIG).parameters == sum(weight.numel() for weight in model().parameters())
+def numbers_of(model: torch.nn.Module) -> int:
+    return sum(weight.numel() for weight in model.parameters())
 
 
-def test_flops_are_those_that_torch_counts() -> None:
-    net = model()
+@pytest.mark.parametrize("fields", [LLAMA, {**LLAMA, "tie_word_embeddings": True}, GPT2, T5])
+def test_parameters_are_those_of_the_model(fields: dict[str, object]) -> None:
+    config = shape(fields)
+    assert plan_model(config).parameters == numbers_of(new_model(config))
+    assert plan_model(config).parameters != numbers_of(new_model(shape(fields, vocab_size=513)))
+
+
+@pytest.mark.parametrize("fields", [LLAMA, GPT2, T5])
+def test_flops_are_those_that_torch_counts(fields: dict[str, object]) -> None:
+    config = shape(fields)
+    model, length = new_model(config), config.context or 1024
+    ids_1T = torch.zeros(1, length, dtype=torch.int64)
+    both = isinstance(model, EncoderDecoder)
     with (
         FlopCounterMode(display=False) as counter,
         torch.nn.attention.sdpa_kernel([torch.nn.attention.SDPBackend.MATH]),
+        torch.no_grad(),
     ):
-        net(torch.zeros(2, 64, dtype=torch.int64))
-    assert counter.get_total_flops() == plan_model(CONFIG).forward_flops_per_token * 2 * 64
+        model(ids_1T, ids_1T) if both else model(ids_1T)
+    counted = counter.get_total_flops() / (2 * length if both else length)
+    assert plan_model(config).forward_flops_per_token == pytest.approx(counted, abs=1)
+    with pytest.raises(AssertionError):
+        assert plan_model(shape(fields, vocab_size=513)).forward_flops_per_token == counted
 
 
-def test_activations_are_about_what_autograd_keeps() -> None:
-    net, kept = model(), {}
-    weights = {weight.untyped_storage().data_ptr() for weight in net.parameters()}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes(), tensor
-        return tensor
-
-    ids = torch.zeros(4, 64, dtype=torch.int64)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = next_token_loss(net, Windows(ids, ids, torch.ones_like(ids)))
-    measured = sum(size for size, _ in kept.values())
-    del loss
-    assert plan_model(CONFIG, batch_tokens=256).activation_bytes == pytest.approx(measured, rel=0.2)
+@pytest.mark.parametrize("kind", [None, "int8", "int4"])
+def test_weight_bytes_are_those_on_disk(kind: str | None) -> None:
+    model = new_model(shape(LLAMA), torch.Generator().manual_seed(0)).eval()
+    if kind:
+        model = quantize_model(model, kind)
+    on_disk = len(save_model(model)["model.safetensors"])
+    planned = plan_model(model.config).weight_bytes
+    assert planned <= on_disk <= planned + 16_000  # the file's header comes on top
 
 
-def test_weight_bytes_are_those_on_disk() -> None:
-    net = model().eval()
-    for kind in (net, quantize_model(net)):
-        on_disk = len(save_model(kind, kind.config)["model.safetensors"])
-        planned = plan_model(kind.config).weight_bytes
-        assert planned <= on_disk <= planned + 16_000  # the file's header comes on top
+def test_more_layers_than_one_would_wait_for_are_refused_in_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"5,000 layers .* 1,000 are the most"):
+        plan_model(shape(LLAMA, num_hidden_layers=5_000))
+
+
+def test_sizes_beyond_a_tensor_are_refused_in_a_sentence() -> None:
+    with pytest.raises(UserError, match="beyond what a tensor can have"):
+        plan_model(
+            shape(
+                LLAMA,
+                vocab_size=2**31 - 1,
+                hidden_size=2**31 - 4,
+                intermediate_size=2**31 - 1,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+            )
+        )

@@ -26,6 +26,7 @@ def model(tokenizer) -> Llama:
         num_key_value_heads=1,
         head_dim=16,
         max_position_embeddings=16,
+        tie_word_embeddings=True,
         initializer_range=0.3,
     )
     return Llama(config, torch.Generator().manual_seed(0)).eval().requires_grad_(False)

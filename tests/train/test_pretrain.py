@@ -262,7 +262,7 @@ def test_the_plan_tells_what_the_run_then_does(workspace, settings, done) -> Non
 
 
 def test_a_gradient_that_is_not_a_number_stops_the_run(workspace, settings, monkeypatch) -> None:
-    module = importlib.import_module("yunque.train.pretrain")
+    module = importlib.import_module("yunque.train.objectives.next_token")
     monkeypatch.setattr(module, "next_token_loss", lambda model, _: model.norm.weight.sum() * float("nan"))
     with pytest.raises(UserError, match=r"step 1: the gradient is not a number.*optimizer\.learning_rate"):
         pretrain(workspace, settings)
@@ -308,6 +308,6 @@ def test_a_name_that_leaves_the_workspace_is_refused_before_any_step(workspace, 
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_made(workspace, settings) -> None:
-    huge = settings.model.model_copy(update={"layers": 10**6, "hidden_size": 4096, "heads": 2})
+    huge = settings.model.model_copy(update={"layers": 900, "hidden_size": 65536, "heads": 2})
     with pytest.raises(UserError, match="GB of memory"):
         pretrain(workspace, settings.model_copy(update={"name": "huge", "model": huge}))

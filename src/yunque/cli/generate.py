@@ -18,6 +18,7 @@ def generate(
     top_k: int | None = typer.Option(None, help="Draw among the K likeliest tokens only."),
     top_p: float | None = typer.Option(None, help="Draw among the likeliest tokens that sum to P."),
     repetition_penalty: float | None = typer.Option(None, help="Above 1: repeat less."),
+    beams: int | None = typer.Option(None, help="Search for the likeliest text with this many side by side."),
     stop: list[str] = typer.Option([], "--stop", help="Stop before this text; may be given several times."),
     seed: int | None = typer.Option(None, help="The same seed draws the same text."),
     chat: bool = typer.Option(False, "--chat", help="Ask a tuned model, in the format it was tuned on."),
@@ -36,6 +37,7 @@ def generate(
         top_k=top_k,
         top_p=top_p,
         repetition_penalty=repetition_penalty,
+        num_beams=beams,
         stop=stop or None,
         seed=seed,
     )

@@ -16,7 +16,9 @@ from yunque.cli import (
     generate,
     index,
     key,
+    lab,
     lineage,
+    model,
     quantize,
     quickstart,
     serve,
@@ -81,11 +83,13 @@ def main(
 app.command("quickstart", rich_help_panel=START)(quickstart.quickstart)
 app.add_typer(data.app, name="data", rich_help_panel=PREPARE)
 app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=PREPARE)
+app.add_typer(model.app, name="model", rich_help_panel=MODELS)
 app.command("train", rich_help_panel=MODELS)(train.train)
 app.command("tune", rich_help_panel=MODELS)(tune.tune)
 app.command("quantize", rich_help_panel=MODELS)(quantize.quantize)
 app.command("eval", rich_help_panel=MODELS)(evaluate.evaluate)
 app.command("generate", rich_help_panel=MODELS)(generate.generate)
+app.add_typer(lab.app, name="lab", rich_help_panel=MODELS)
 app.add_typer(index.app, name="index", rich_help_panel=APPLY)
 app.command("ask", rich_help_panel=APPLY)(ask.ask)
 app.add_typer(ask.app, name="app", rich_help_panel=APPLY)

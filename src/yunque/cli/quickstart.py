@@ -135,13 +135,13 @@ def _prepare(workspace: "Workspace", samples: Path) -> tuple[list[str], str]:
 
 
 def _tokenizer(workspace: "Workspace") -> tuple[list[str], str]:
-    from yunque.tokenizer import Tokenizer
+    from yunque.tokenizer import tokenizer_of
 
     command("tokenizer", "train", *_TRAINING_DATA, "--name", "bpe")
     sentence = "El cigüeñal del avión pesa 23 kg."
     command("tokenizer", "show", "bpe", "--text", sentence)
     made = workspace.get("bpe", "tokenizer")
-    tokenizer = Tokenizer.load(workspace.file(made, "tokenizer.json"))
+    tokenizer = tokenizer_of(workspace, made)
     return [
         made.ref
     ], f"{tokenizer.vocab_size:,} tokens; {len(tokenizer.encode(sentence))} for the sentence above"

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 JSON_OPTION = typer.Option(False, "--json", help="Print the result as JSON.")
 
@@ -61,7 +62,7 @@ def table(
     for column in columns:
         drawn.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*(escape(str(cell)) for cell in row))
+        drawn.add_row(*(Text(str(cell)) for cell in row))
     return drawn
 
 

@@ -203,10 +203,10 @@ def _token_counter(workspace: Workspace, unit: str | None) -> tuple[Callable[[st
     """The counter of tokens, and the unit it counts in: a tokenizer's ref, or words and marks."""
     if unit in (None, WordsAndMarks.unit):
         return WordsAndMarks.count, WordsAndMarks.unit
-    from yunque.tokenizer import Tokenizer
+    from yunque.tokenizer import tokenizer_of
 
     artifact = workspace.get(str(unit), "tokenizer")
-    tokenizer = Tokenizer.load(workspace.file(artifact, "tokenizer.json"))
+    tokenizer = tokenizer_of(workspace, artifact)
     return lambda text: len(tokenizer.encode(text)), artifact.ref
 
 

@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from yunque.data.row import Row
+from yunque.errors import UserError
 from yunque.evaluate.metrics import perplexity
 from yunque.generate.engine import Engine
+from yunque.model import CausalModel
 from yunque.progress import Progress, silent
 from yunque.train import evaluate_loss
 
@@ -37,7 +39,12 @@ class TextLoss:
 
 
 def text_loss(engine: Engine, rows: Iterable[Row], most_tokens: int, progress: Progress = silent) -> TextLoss:
-    """The loss on the first rows, whole ones, until they have `most_tokens` tokens (an end token after each)."""
+    """The loss on the first rows, whole ones, until they have `most_tokens` tokens (an end token after each).
+
+    Raises UserError for a model that does not go on with texts.
+    """
+    if not isinstance(engine.model, CausalModel):
+        raise UserError(f"{engine.name} is no decoder-only model: its loss on plain text is not defined")
     kept: list[tuple[int, Row]] = []
     tokens = length = 0
     for row in rows:

@@ -3,6 +3,7 @@
 Shapes: T positions, V vocab_size; the batch is one request.
 """
 
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from torch import Tensor
 from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig
 from yunque.generate.sampling import choose_token
+from yunque.generate.search import beam_search
+from yunque.generate.state import open_state
 from yunque.generate.text_stream import TextStream
-from yunque.model import KeyValueCache, Llama, load_model
-from yunque.tokenizer import Tokenizer
+from yunque.model import CausalModel, EncoderDecoder, LanguageModel, load_model
+from yunque.tokenizer import Tokenizer, tokenizer_of
 from yunque.workspace import Workspace
 
 
@@ -36,22 +39,29 @@ class Step:
 class Engine:
     """A model and its tokenizer. May be called from several threads; they take turns at the model."""
 
-    def __init__(self, model: Llama, tokenizer: Tokenizer, name: str) -> None:
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, name: str) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
-        self.context: int = model.config.max_position_embeddings
+        self.context = model.config.context or sys.maxsize
         # Two forwards at once would share the same cores and both be slower.
         self._turn = threading.Lock()
+        self._stop_ids = frozenset(tokenizer.end_ids)
+        # Rows that only fill up a vocabulary (to a rounder number) were never trained, and stand for no token.
+        spare = range(tokenizer.vocab_size, model.config.vocab_size)
         marks = [id for id in tokenizer.mark_ids if id < model.config.vocab_size]
-        self._never = torch.tensor(marks, dtype=torch.int64)
+        self._never = torch.tensor([*marks, *spare], dtype=torch.int64)
 
     @classmethod
     def open(cls, workspace: Workspace, ref: str) -> "Engine":
         """The engine of a model artifact. Raises UserError where there is none, or its files are damaged."""
         artifact = workspace.get(ref, "model")
-        model = load_model({path: workspace.file(artifact, path) for path in artifact.files})
-        tokenizer = Tokenizer.load(workspace.file(artifact, "tokenizer.json"))
+        model = load_model({path: workspace.file(artifact, path) for path in artifact.files}, torch.float32)
+        if not isinstance(model, CausalModel | EncoderDecoder):
+            raise UserError(
+                f"{artifact.ref} is a {model.config.model_type} model, which reads and writes no text"
+            )
+        tokenizer = tokenizer_of(workspace, artifact)
         return cls(model, tokenizer, artifact.ref)
 
     def stream(self, prompt_ids: Sequence[int], config: GenerationConfig) -> Iterator[Step]:
@@ -59,27 +69,18 @@ class Engine:
 
         Raises UserError, at the call and not at the first step, when prompt and answer do not fit in the context.
         """
-        prompt = list(prompt_ids) or [self.tokenizer.end_id]
+        tokenizer = self.tokenizer
+        prompt = list(prompt_ids) or [tokenizer.end_id if tokenizer.bos_id is None else tokenizer.bos_id]
         self._check_room(len(prompt), config.max_new_tokens)
         return self._generate(prompt, config)
 
     def _generate(self, prompt: list[int], config: GenerationConfig) -> Iterator[Step]:
-        generator = torch.Generator()
-        if config.seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(config.seed)
-        capacity = len(prompt) + config.max_new_tokens
-        cache = KeyValueCache(self.model.config, 1, capacity, torch.float32)
+        tokens = self._searched(prompt, config) if config.num_beams > 1 else self._drawn(prompt, config)
         text = TextStream(config.stop)
-        ids = list(prompt)
-        logits_V = self._forward(prompt, cache)
-        for left in range(config.max_new_tokens - 1, -1, -1):
-            token = choose_token(logits_V, torch.tensor(ids), config, generator)
-            if token == self.tokenizer.end_id:
+        for left, token in zip(range(config.max_new_tokens - 1, -1, -1), tokens, strict=False):
+            if token in self._stop_ids:
                 yield Step(text.finish(), token, "stop")
                 return
-            ids.append(token)
             shown = text.feed(self.tokenizer.token_bytes(token))
             if not left and not text.stopped:
                 shown += text.finish()
@@ -87,8 +88,43 @@ class Engine:
                 yield Step(shown, token, "stop")
                 return
             yield Step(shown, token, None if left else "length")
-            if left:
-                logits_V = self._forward([token], cache)
+
+    def _drawn(self, prompt: list[int], config: GenerationConfig) -> Iterator[int]:
+        """One token after the other, each chosen among those that are likely after all before it."""
+        generator = torch.Generator()
+        if config.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(config.seed)
+        # An encoder-decoder repeats words of its source on purpose; a penalty is on what it wrote itself.
+        seen = list(prompt) if isinstance(self.model, CausalModel) else []
+        with self._turn, torch.inference_mode():
+            state = open_state(self.model, [prompt], config.max_new_tokens)
+            logits_V = self._allowed(state.next_logits())
+        while True:
+            token = choose_token(logits_V, torch.tensor(seen, dtype=torch.int64), config, generator)
+            seen.append(token)
+            yield token
+            with self._turn, torch.inference_mode():
+                logits_V = self._allowed(state.next_logits(torch.tensor([token])))
+
+    def _allowed(self, logits_1V: Tensor) -> Tensor:
+        """Scores [V]; marks of the chat format have none."""
+        return logits_1V[0].index_fill(0, self._never, float("-inf"))
+
+    def _searched(self, prompt: list[int], config: GenerationConfig) -> Iterator[int]:
+        """The tokens of the best text that beam search finds; the first comes when the last is known."""
+        with self._turn:
+            beams = beam_search(
+                self.model,
+                [prompt],
+                config.num_beams,
+                config.max_new_tokens,
+                self._stop_ids,
+                config.length_penalty,
+                self._never.tolist(),
+            )
+        yield from beams[0][0].ids
 
     def score(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> float:
         """Log-probability (nats, summed) of the continuation after the prompt.
@@ -102,22 +138,29 @@ class Engine:
 
     @torch.inference_mode()
     def _score(self, prompt: list[int], continuation: list[int]) -> float:
+        chosen = torch.tensor(continuation)
         with self._turn:
-            hidden_1TD = self.model.hidden(torch.tensor([prompt + continuation[:-1]]))
-            logits_TV = self.model.embedding.logits(hidden_1TD[0, len(prompt) - 1 :]).float()
-        chosen = torch.tensor(continuation)[:, None]
-        return float(logits_TV.log_softmax(-1).gather(1, chosen).sum())
-
-    @torch.inference_mode()
-    def _forward(self, ids: list[int], cache: KeyValueCache) -> Tensor:
-        """Scores [V] of the token after `ids`, which the cache takes in; marks of the chat format have none."""
-        with self._turn:
-            hidden_1TD = self.model.hidden(torch.tensor([ids]), cache)
-            logits_V: Tensor = self.model.embedding.logits(hidden_1TD[0, -1]).float()
-        return logits_V.index_fill(0, self._never, float("-inf"))
+            if isinstance(self.model, EncoderDecoder):
+                start = self.model.config.decoder_start_token_id
+                read = torch.tensor([[start, *continuation[:-1]]])
+                hidden_TD = self.model.decode(read, self.model.encode(torch.tensor([prompt])))[0]
+            else:
+                assert isinstance(self.model, CausalModel)
+                hidden_TD = self.model.hidden(torch.tensor([prompt + continuation[:-1]]))[
+                    0, len(prompt) - 1 :
+                ]
+            logits_TV = self.model.logits(hidden_TD).float()
+        return float(logits_TV.log_softmax(-1).gather(1, chosen[:, None]).sum())
 
     def _check_room(self, prompt: int, fresh: int) -> None:
-        if prompt + fresh > self.context:
+        if isinstance(self.model, EncoderDecoder):
+            # Source and target have a context each.
+            for what, count in (("prompt has", prompt), ("answer may have", fresh)):
+                if count > self.context:
+                    raise UserError(
+                        f"the {what} {count} tokens, but the context of {self.name} is {self.context}"
+                    )
+        elif prompt + fresh > self.context:
             room = (
                 f"at most {self.context - prompt} tokens fit behind it"
                 if prompt < self.context

@@ -47,9 +47,13 @@ class LocalModel:
         likelihoods: list[float] = []
         for answer in answers:
             ids, written = self.engine.tokenizer.encode_chat([*turns, ("assistant", answer)], False)
-            # What stands before the last answer is given; earlier answers in the conversation are too.
-            count = len(self.engine.tokenizer.encode(answer)) + 1
-            assert all(written[-count:])
+            if True not in written:
+                raise UserError(f"the chat template of {self.name} does not show where an answer stands")
+            # A template may write something behind the answer, which the model does not; what stands before the
+            # last answer is given, earlier answers in the conversation too.
+            while not written[-1]:
+                ids, written = ids[:-1], written[:-1]
+            count = next((n for n, own in enumerate(reversed(written)) if not own), len(written))
             if len(ids) > self.engine.context:
                 message = f"the conversation and an answer have {len(ids)} tokens, the context {self.engine.context}"
                 raise ContextOverflow(message, self.engine.context - len(ids) + count)

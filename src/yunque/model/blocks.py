@@ -1,14 +1,74 @@
-"""The blocks that decoder families share: norm, rotary positions, attention with a cache, feed-forward.
+"""The blocks that families share beside attention: embeddings, norms, feed-forward layers, fresh weights.
 
-Shapes: B batch, T positions of this call, S positions seen so far (cache and this call), D hidden_size,
-N query heads, K key-value heads, H head_dim, F intermediate_size, V vocab_size.
+Shapes: B batch, T positions, D hidden_size, F intermediate_size, V vocab_size.
 """
+
+import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yunque.model.configuration import LlamaConfig
+
+def _tanh_gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def _written_out_gelu(x: Tensor) -> Tensor:
+    # As GPT-2 and T5 were trained with it. `_tanh_gelu` is a little quicker and rounds otherwise, and where the inner
+    # numbers are large, as in T5, logits then differ by more than 1e-5.
+    return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * x * x))))
+
+
+def _sigmoid_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+def _squared_relu(x: Tensor) -> Tensor:
+    return F.relu(x).square()
+
+
+def _linear(x: Tensor) -> Tensor:
+    return x
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "swish": F.silu,
+    "gelu": F.gelu,
+    "gelu_new": _written_out_gelu,
+    "gelu_fast": _tanh_gelu,
+    "gelu_accurate": _tanh_gelu,
+    "gelu_python": F.gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
+    "quick_gelu": _sigmoid_gelu,
+    "relu": F.relu,
+    "relu2": _squared_relu,
+    "relu6": F.relu6,
+    "leaky_relu": F.leaky_relu,
+    "mish": F.mish,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "linear": _linear,
+}
+
+
+class Embedding(nn.Module):
+    """The table of token vectors: it reads tokens at the bottom and, where it is tied, scores them at the top
+    (Press and Wolf 2016, arXiv:1608.05859)."""
+
+    def __init__(self, vocab_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+
+    def forward(self, input_ids_BT: Tensor) -> Tensor:
+        """Vectors [B, T, D] of tokens [B, T]."""
+        return F.embedding(input_ids_BT, self.weight)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores [..., V] of every token after `hidden` [..., D]."""
+        return F.linear(hidden, self.weight)
 
 
 class RMSNorm(nn.Module):
@@ -24,102 +84,49 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
-def rotary_angles(positions_T: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [T, H/2] by which rotary positions turn each pair (Su et al. 2021, arXiv:2104.09864)."""
-    # float64: at position 100 000 a float32 angle is already wrong in the third decimal.
-    exponents_h = torch.arange(0, head_dim, 2, dtype=torch.float64, device=positions_T.device) / head_dim
-    angles_Th = positions_T.to(torch.float64)[:, None] * theta**-exponents_h
-    return angles_Th.cos().float(), angles_Th.sin().float()
-
-
-def rotate(x_BNTH: Tensor, cos_Th: Tensor, sin_Th: Tensor) -> Tensor:
-    """Turn each pair (i, i + H/2) of `x_BNTH` by its angle; the pairing is that of Hugging Face checkpoints."""
-    first, second = x_BNTH.chunk(2, dim=-1)
-    cos_Th, sin_Th = cos_Th.to(x_BNTH.dtype), sin_Th.to(x_BNTH.dtype)
-    return torch.cat((first * cos_Th - second * sin_Th, second * cos_Th + first * sin_Th), dim=-1)
-
-
-class KeyValueCache:
-    """Keys and values of the positions seen so far, for each layer; `length` of them are filled.
-
-    Room for `capacity` positions is taken at once. `advance` is called by the model once a forward is over.
-    """
-
-    def __init__(self, config: LlamaConfig, batch_size: int, capacity: int, dtype: torch.dtype) -> None:
-        shape = (batch_size, config.num_key_value_heads, capacity, config.head_dim)
-        self.capacity = capacity
-        self.length = 0
-        self._keys = [torch.empty(shape, dtype=dtype) for _ in range(config.num_hidden_layers)]
-        self._values = [torch.empty(shape, dtype=dtype) for _ in range(config.num_hidden_layers)]
-
-    def extend(self, layer: int, k_BKTH: Tensor, v_BKTH: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep this call's keys and values behind the filled ones; returns all of them, [B, K, S, H]."""
-        end = self.length + k_BKTH.shape[2]
-        assert end <= self.capacity, f"cache of {self.capacity} positions cannot hold {end}"
-        self._keys[layer][:, :, self.length : end] = k_BKTH
-        self._values[layer][:, :, self.length : end] = v_BKTH
-        return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
-
-    def advance(self, count: int) -> None:
-        """Count `count` more positions as filled."""
-        self.length += count
-
-
-class Attention(nn.Module):
-    """Causal self-attention in which groups of query heads share a key-value head (Ainslie et al. 2023,
-    arXiv:2305.13245)."""
-
-    def __init__(self, config: LlamaConfig, layer: int) -> None:
-        super().__init__()
-        self.layer = layer
-        self.num_heads = config.num_attention_heads
-        self.num_key_value_heads = config.num_key_value_heads
-        self.head_dim = config.head_dim
-        queries, keys = self.num_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        self.query = nn.Linear(config.hidden_size, queries, bias=False)
-        self.key = nn.Linear(config.hidden_size, keys, bias=False)
-        self.value = nn.Linear(config.hidden_size, keys, bias=False)
-        self.output = nn.Linear(queries, config.hidden_size, bias=False)
-
-    def forward(
-        self,
-        x_BTD: Tensor,
-        angles: tuple[Tensor, Tensor],
-        mask: Tensor | None = None,
-        cache: KeyValueCache | None = None,
-    ) -> Tensor:
-        """[B, T, D] from [B, T, D].
-
-        `mask` is True where a query may look, broadcast to [B, N, T, S]; without it each position sees itself
-        and all before it.
-        """
-        B, T, _ = x_BTD.shape
-        q_BNTH = self.query(x_BTD).view(B, T, self.num_heads, self.head_dim).transpose(1, 2)
-        k_BKTH = self.key(x_BTD).view(B, T, self.num_key_value_heads, self.head_dim).transpose(1, 2)
-        v_BKTH = self.value(x_BTD).view(B, T, self.num_key_value_heads, self.head_dim).transpose(1, 2)
-        q_BNTH, k_BKSH, v_BKSH = rotate(q_BNTH, *angles), rotate(k_BKTH, *angles), v_BKTH
-        if cache is not None:
-            k_BKSH, v_BKSH = cache.extend(self.layer, k_BKSH, v_BKSH)
-        group = self.num_heads // self.num_key_value_heads
-        if group > 1:
-            # Repeating is quicker on a CPU than enable_gqa, which leaves the flash kernel.
-            k_BKSH, v_BKSH = k_BKSH.repeat_interleave(group, 1), v_BKSH.repeat_interleave(group, 1)
-        causal = mask is None and T > 1
-        mixed_BNTH = F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, attn_mask=mask, is_causal=causal)
-        mixed: Tensor = self.output(mixed_BNTH.transpose(1, 2).reshape(B, T, -1))
-        return mixed
-
-
 class FeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020, arXiv:2002.05202)."""
+    """Two matrices with an activation between them (Vaswani et al. 2017, arXiv:1706.03762)."""
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, hidden_size: int, intermediate_size: int, activation: str, bias: bool) -> None:
         super().__init__()
-        self.gate = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.up = nn.Linear(hidden_size, intermediate_size, bias=bias)
+        self.down = nn.Linear(intermediate_size, hidden_size, bias=bias)
+        self.activation = ACTIVATIONS[activation]
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """[B, T, D] from [B, T, D]."""
-        changed: Tensor = self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD))
+        changed: Tensor = self.down(self.activation(self.up(x_BTD)))
         return changed
+
+
+class GatedFeedForward(nn.Module):
+    """A feed-forward layer whose inner numbers are multiplied by a gate: SwiGLU, GEGLU (Shazeer 2020,
+    arXiv:2002.05202)."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, activation: str, bias: bool) -> None:
+        super().__init__()
+        self.gate = nn.Linear(hidden_size, intermediate_size, bias=bias)
+        self.up = nn.Linear(hidden_size, intermediate_size, bias=bias)
+        self.down = nn.Linear(intermediate_size, hidden_size, bias=bias)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """[B, T, D] from [B, T, D]."""
+        changed: Tensor = self.down(self.activation(self.gate(x_BTD)) * self.up(x_BTD))
+        return changed
+
+
+@torch.no_grad()
+def initialize_weights(
+    model: nn.Module, deviation: float, num_layers: int, generator: torch.Generator | None
+) -> None:
+    """Draw every matrix of `model` from a normal distribution; biases become 0 and gains stay 1."""
+    for name, weight in model.named_parameters():
+        if weight.dim() == 2:
+            # Layers that write into the residual stream start smaller, so that its size does not grow with depth
+            # (Radford et al. 2019, GPT-2).
+            last = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
+            scale = math.sqrt(2 * num_layers) if last else 1.0
+            weight.normal_(0.0, deviation / scale, generator=generator)
+        elif name.endswith("bias"):
+            weight.zero_()

@@ -1,73 +1,123 @@
-"""The shape of a Llama model, under the field names of the Hugging Face `config.json`."""
+"""What the configurations of all families share: Hugging Face's `config.json`, read and written back whole."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from yunque.configuration import Settings
 
+# A size that fits an index of torch; a checkpoint that claims more is not one.
+Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_MOST_LAYERS = 10_000
+Activation = Literal[
+    "silu",
+    "swish",
+    "gelu",
+    "gelu_new",
+    "gelu_fast",
+    "gelu_accurate",
+    "gelu_python",
+    "gelu_pytorch_tanh",
+    "quick_gelu",
+    "relu",
+    "relu2",
+    "relu6",
+    "leaky_relu",
+    "mish",
+    "sigmoid",
+    "tanh",
+    "linear",
+]
+
 
 class Quantization(Settings):
-    """How the weights of a checkpoint are kept: int8 with one float scale for each output row."""
+    """How the matrices of a checkpoint are kept (see `yunque.model.quantize`); int4 in groups of `group_size`."""
 
-    quant_method: Literal["yunque_int8"] = "yunque_int8"
-    bits: Literal[8] = 8
+    quant_method: Literal["yunque"] = "yunque"
+    kind: Literal["int8", "int4"]
+    group_size: Literal[32, 64, 128] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.kind == "int4") != (self.group_size is not None):
+            raise ValueError("int4 has a group_size, and int8 has none")
+        return self
 
 
-class LlamaConfig(Settings):
-    """Shape of a decoder-only model (RMSNorm, rotary positions, grouped-query attention, SwiGLU).
+class ModelConfig(Settings):
+    """The shape of a model. Fields that a family does not know are kept and written back as they were.
 
-    Fields of `config.json` that are not ours (another writer's version, for example) are left out when read.
     Raises pydantic's ValidationError for a shape that cannot be.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    # A family whose files have names of its own (GPT-2's n_embd) gives its fields those as aliases.
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
 
-    architectures: tuple[Literal["LlamaForCausalLM"], ...] = ("LlamaForCausalLM",)
-    model_type: Literal["llama"] = "llama"
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    max_position_embeddings: int
-    rope_theta: float = 10000.0
-    rms_norm_eps: float = 1e-5
-    hidden_act: Literal["silu"] = "silu"
-    initializer_range: float = 0.02
-    attention_bias: Literal[False] = False
-    mlp_bias: Literal[False] = False
-    tie_word_embeddings: Literal[True] = True
+    architectures: tuple[str, ...] | None = None
+    model_type: str
+    vocab_size: Size
+    tie_word_embeddings: bool = True
     bos_token_id: int | None = None
-    eos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
-    torch_dtype: Literal["float32"] = "float32"
     quantization_config: Quantization | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _read_newer_fields(cls, values: Any) -> Any:
-        """Newer writers keep the rotary base in a group, and call `torch_dtype` `dtype`."""
-        if not isinstance(values, dict):
-            return values
-        values = dict(values)
-        rope = values.pop("rope_parameters", None) or values.pop("rope_scaling", None) or {}
-        if rope.get("rope_type", "default") != "default":
-            raise ValueError(f"rotary positions of type {rope['rope_type']!r} are not known")
-        for group, theirs, ours in ((rope, "rope_theta", "rope_theta"), (values, "dtype", "torch_dtype")):
-            if theirs in group:
-                values[ours] = group[theirs]
+    def _check_layers(cls, values: Any) -> Any:
+        # Before anything makes a list of them.
+        for name, value in values.items() if isinstance(values, dict) else ():
+            if "layer" in name and type(value) is int and value > _MOST_LAYERS:
+                raise ValueError(f"{name} is {value:,}, and no model has more than {_MOST_LAYERS:,} layers")
         return values
 
-    @model_validator(mode="after")
-    def _check_shape(self) -> "LlamaConfig":
-        sizes = (self.vocab_size, self.hidden_size, self.intermediate_size, self.num_hidden_layers)
-        if min(*sizes, self.num_attention_heads, self.num_key_value_heads, self.max_position_embeddings) < 1:
-            raise ValueError("every size must be at least 1")
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError("num_attention_heads must be a multiple of num_key_value_heads")
-        if self.head_dim < 2 or self.head_dim % 2:
-            raise ValueError("head_dim must be even: rotary positions turn pairs of numbers")
-        return self
+    @property
+    def context(self) -> int | None:
+        """The most positions the model can read; None where nothing limits it."""
+        raise NotImplementedError
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers it has, those of an encoder and a decoder together."""
+        raise NotImplementedError
+
+
+class DecoderConfig(ModelConfig):
+    """Shape of a decoder-only Transformer, under the names that most families use."""
+
+    hidden_size: Size
+    num_hidden_layers: Size
+    num_attention_heads: Size
+    max_position_embeddings: Size
+    initializer_range: Positive = 0.02
+
+    @property
+    def heads(self) -> tuple[int, int, int]:
+        """Query heads, key-value heads, and the size of one; raises ValueError where they do not fit."""
+        raise NotImplementedError
+
+    @property
+    def context(self) -> int | None:
+        """The most positions the model can read."""
+        return self.max_position_embeddings
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers it has."""
+        return self.num_hidden_layers
+
+
+class EncoderDecoderConfig(ModelConfig):
+    """Shape of a model that reads a source and writes a target, which begins with `decoder_start_token_id`."""
+
+    decoder_start_token_id: int = Field(default=0, ge=0)
+
+
+def head_size(hidden_size: int, num_heads: int) -> int:
+    """The size of a head where all of them together are as wide as the model; raises ValueError if they cannot be."""
+    if hidden_size % num_heads:
+        raise ValueError(
+            f"the hidden size {hidden_size} is not a multiple of the {num_heads} attention heads"
+        )
+    return hidden_size // num_heads

@@ -1,85 +1,169 @@
-"""Int8 weights: each output row of a matrix is kept as whole numbers from -127 to 127 and one float scale.
+"""Quantization, applied to a model of any family from outside: its matrices are found by what they are, and replaced.
 
-Weight-only and symmetric, as in LLM.int8() without its outlier path (Dettmers et al. 2022, arXiv:2208.07339).
-Only the matrix in use is turned back into floats, so memory stays near a quarter of the float32 model's.
+FP16 and BF16 are other numbers in the same layers, and stay checkpoints of Hugging Face. INT8 and INT4 put layers of
+`yunque.model.quantized_layers` in the place of every `nn.Linear`, `Embedding`, `nn.LSTM` and `nn.GRU`; norms and
+biases stay floats.
 """
 
 import copy
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yunque.errors import UserError
-from yunque.model.configuration import Quantization
-from yunque.model.llama import Llama, TiedEmbedding
+from yunque.model.blocks import Embedding
+from yunque.model.compensation import Run, input_moments
+from yunque.model.configuration import ModelConfig, Quantization
+from yunque.model.language_model import LanguageModel
+from yunque.model.quantized_layers import (
+    Int4Matrix,
+    Int8Matrix,
+    QuantizedEmbedding,
+    QuantizedLayer,
+    QuantizedLinear,
+    QuantizedRecurrence,
+)
+
+KINDS = ("int8", "int4", "float16", "bfloat16")
+GROUP_SIZES = (32, 64, 128)
+
+_FLOATS: dict[str, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+# A table with fewer columns is no token's vector (the biases of T5's distances have one for each head): as a part of
+# the model it weighs nothing, and what it holds is added to scores that a softmax sharpens.
+_NARROW = 32
+# Memory for the moments of layers' inputs that are gathered in one run.
+_MOMENTS_AT_ONCE = 1 << 29
+_MOMENT_BYTES = 4
+
+Model = TypeVar("Model", bound=LanguageModel)
+Config = TypeVar("Config", bound=ModelConfig)
+Layer = nn.Linear | Embedding | nn.LSTM | nn.GRU
 
 
-def quantize_rows(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 values [O, I] and float scales [O]: row o is about values[o] * scales[o], off by half a scale at most."""
-    scale_O = weight_OI.abs().amax(dim=1) / 127
-    # A row of zeros has no scale; any will do.
-    safe_O = torch.where(scale_O == 0, torch.ones_like(scale_O), scale_O)
-    values_OI = torch.round(weight_OI / safe_O[:, None]).clamp(-127, 127).to(torch.int8)
-    return values_OI, safe_O.float()
+def quantize_model(
+    model: Model, kind: str = "int8", group_size: int = 64, calibrate: Run | None = None
+) -> Model:
+    """A copy of a float model in fewer bits, of one of the `KINDS`; its `config` says so. `group_size` is int4's.
+
+    `calibrate` runs a model on text like that which it will read; int4 is rounded so that little changes there (see
+    `yunque.model.compensation`). Raises UserError for a model that is quantized already, weights that are not
+    numbers, and a kind or a group size that there is not.
+    """
+    quantization = _checked(model, kind, group_size)
+    quantized = copy.deepcopy(model).requires_grad_(False).eval()
+    if quantization is None:
+        quantized.to(_FLOATS[kind]).config = _with_dtype(model.config, kind)
+        return quantized
+    # Half precision would lose more in what stays a float than it saves.
+    quantized.float()
+    if kind == "int4" and calibrate is not None:
+        for part in _parts(quantized):
+            moments = input_moments(quantized, part, calibrate)
+            _replace(quantized, quantization, {layer: moments.get(layer) for layer in part})
+    _replace(quantized, quantization, dict.fromkeys(_quantizable(quantized)))
+    config = model.config.model_copy(update={"quantization_config": quantization})
+    quantized.config = _with_dtype(config, "float32")
+    return quantized.eval()
 
 
-class _Quantized(nn.Module):
-    weight: Tensor
-    scale: Tensor
-
-    def __init__(self, rows: int, columns: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.empty(rows, columns, dtype=torch.int8))
-        self.register_buffer("scale", torch.empty(rows))
-
-    def fill(self, weight_OI: Tensor) -> None:
-        """Quantize these floats and keep them."""
-        self.weight, self.scale = quantize_rows(weight_OI.detach())
-
-    def _multiply(self, x: Tensor) -> Tensor:
-        # The scale belongs to the output row, so it can wait until after the product: no scaled copy is made.
-        return F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
-
-
-class QuantizedLinear(_Quantized):
-    """A linear layer without bias whose matrix is int8."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., O] from [..., I]."""
-        return self._multiply(x)
-
-
-class QuantizedEmbedding(_Quantized):
-    """`TiedEmbedding` with an int8 table."""
-
-    def forward(self, input_ids_BT: Tensor) -> Tensor:
-        """Vectors [B, T, D] of tokens [B, T]."""
-        return self.weight[input_ids_BT] * self.scale[input_ids_BT][..., None]
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Scores [..., V] of every token after `hidden` [..., D]."""
-        return self._multiply(hidden)
-
-
-def replace_by_quantized(model: nn.Module, fill: bool = False) -> None:
-    """Put a quantized module in the place of every matrix of `model`; `fill` carries the weights over."""
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if not isinstance(child, nn.Linear | TiedEmbedding):
-                continue
-            kind = QuantizedLinear if isinstance(child, nn.Linear) else QuantizedEmbedding
-            quantized = kind(*child.weight.shape)
-            if fill:
-                quantized.fill(child.weight)
-            setattr(module, name, quantized)
-
-
-def quantize_model(model: Llama) -> Llama:
-    """An int8 copy of a float model; its `config` says so. Raises UserError for one that is int8 already."""
+def _checked(model: LanguageModel, kind: str, group_size: int) -> Quantization | None:
+    """How the matrices will be kept, None where the model only changes its floats."""
+    if kind not in KINDS:
+        raise UserError(f"{kind!r} is no kind of quantization (there are {', '.join(KINDS)})")
     if model.config.quantization_config:
-        raise UserError("the model is quantized already")
-    quantized = copy.deepcopy(model)
-    replace_by_quantized(quantized, fill=True)
-    quantized.config = model.config.model_copy(update={"quantization_config": Quantization()})
-    return quantized.eval().requires_grad_(False)
+        raise UserError("the model is quantized already: start from the one that it was made of")
+    for name, weight in model.named_parameters():
+        largest = float(weight.detach().abs().max()) if weight.numel() else 0.0
+        if not largest < float("inf"):
+            raise UserError(f"the weights of {name} are not all numbers (NaN or infinite)")
+        if kind == "float16" and largest > torch.finfo(torch.float16).max:
+            raise UserError(f"{name} has the weight {largest:.3g}, too large for float16: take bfloat16")
+    if kind in _FLOATS:
+        return None
+    if kind == "int8":
+        return Quantization(kind="int8")
+    if group_size not in GROUP_SIZES:
+        raise UserError(
+            f"a group of {group_size} weights: int4 has groups of {', '.join(map(str, GROUP_SIZES))}"
+        )
+    return Quantization.model_validate({"kind": "int4", "group_size": group_size})
+
+
+def _with_dtype(config: Config, dtype: str) -> Config:
+    return config.model_copy(
+        update={"dtype" if "dtype" in (config.model_extra or {}) else "torch_dtype": dtype}
+    )
+
+
+def replace_by_quantized(model: nn.Module, quantization: Quantization) -> None:
+    """Put an empty quantized layer in the place of every matrix of `model`, to read a checkpoint into."""
+    _put(model, {layer: _empty(layer, quantization) for layer in _quantizable(model)})
+
+
+def _quantizable(model: nn.Module) -> list[Layer]:
+    """The layers whose matrices get fewer bits."""
+    return [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear | nn.LSTM | nn.GRU)
+        or (isinstance(layer, Embedding) and layer.weight.shape[1] >= _NARROW)
+    ]
+
+
+def _parts(model: nn.Module) -> Iterator[list[nn.Linear]]:
+    """The linear layers in runs whose moments fit in memory together; later runs see earlier ones quantized."""
+    part: list[nn.Linear] = []
+    for layer in _quantizable(model):
+        if isinstance(layer, nn.Linear):
+            part.append(layer)
+            if sum(one.in_features**2 for one in part) * _MOMENT_BYTES > _MOMENTS_AT_ONCE:
+                yield part
+                part = []
+    yield part
+
+
+def _replace(model: nn.Module, quantization: Quantization, moments: Mapping[Layer, Tensor | None]) -> None:
+    """Put quantized layers with the same weights in the place of these, rounded for their moments if they have any."""
+    made: dict[nn.Module, nn.Module] = {}
+    for layer, of_inputs in moments.items():
+        quantized = _empty(layer, quantization)
+        for name, matrix in quantized.parts().items():
+            weight_OI = layer.get_parameter(name)
+            if of_inputs is not None and isinstance(matrix, Int4Matrix):
+                matrix.fill(weight_OI, of_inputs)
+            else:
+                matrix.fill(weight_OI)
+        made[layer] = quantized
+    _put(model, made)
+
+
+def _empty(layer: Layer, quantization: Quantization) -> QuantizedLayer:
+    def matrix(weight_OI: Tensor) -> Int8Matrix | Int4Matrix:
+        grouped, (rows, columns) = quantization.group_size, weight_OI.shape
+        return Int8Matrix(rows, columns) if grouped is None else Int4Matrix(rows, columns, grouped)
+
+    if isinstance(layer, Embedding):
+        # Tables stay int8 beside int4 matrices: a token's vector is read by all layers, and scores tokens where it is
+        # tied. Four bits in it cost as much as in many layers (docs/notebook.md).
+        return QuantizedEmbedding(Int8Matrix(*layer.weight.shape))
+    if isinstance(layer, nn.Linear):
+        return QuantizedLinear(matrix(layer.weight), layer.bias)
+    weights = {name: weight for name, weight in layer.named_parameters() if weight.dim() == 2}
+    return QuantizedRecurrence(layer, {name: matrix(weight) for name, weight in weights.items()})
+
+
+def _put(model: nn.Module, made: Mapping[Any, nn.Module]) -> None:
+    """Replace layers wherever they are: one that is in two places stays one."""
+    places = [(name, made[one]) for name, one in model.named_modules(remove_duplicate=False) if one in made]
+    for name, quantized in places:
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, quantized)
+
+
+def check_quantized(model: LanguageModel, where: str) -> None:
+    """Raise UserError where a scale of a quantized model that was just read is NaN or infinite."""
+    for name, tensor in model.named_buffers():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise UserError(f"{where}: the tensor {name} is damaged: not all of its scales are numbers")

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from yunque.train.objective import Stateful
 from yunque.workspace import atomic_folder
 
 _NAME = re.compile(r"step-\d{8}")
@@ -40,36 +41,50 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    objective: object = None,
 ) -> None:
-    """Write a checkpoint, and remove all but the newest two."""
+    """Write a checkpoint, with the objective's state if it has one, and remove all but the newest two."""
     with atomic_folder(folder / f"step-{position.step:08d}") as temporary:
         save_file(dict(model.state_dict()), temporary / "model.safetensors")
         save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
         save_file({"torch": torch.get_rng_state()}, temporary / "random.safetensors")
+        if isinstance(objective, Stateful):
+            save_file(dict(objective.state()), temporary / "objective.safetensors")
         (temporary / "position.json").write_text(json.dumps(asdict(position)) + "\n", encoding="utf-8")
     for old in _checkpoints(folder)[:-_KEPT]:
         shutil.rmtree(old)
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
-    """Put the newest checkpoint into `model`, `optimizer` and torch's generator; the start where there is none."""
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, objective: object = None
+) -> Position:
+    """Put the newest checkpoint into `model`, `optimizer`, torch's generator and the objective, if it has a state.
+
+    Gives the start where there is none.
+    """
     for leftover in folder.glob(".step-*"):
         shutil.rmtree(leftover)  # of a process that died while writing; the run's lock is ours
     for checkpoint in reversed(_checkpoints(folder)):
         try:
-            return _restore(checkpoint, model, optimizer)
+            return _restore(checkpoint, model, optimizer, objective)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError):
             continue  # damaged on disk after it was written: the one before it is a little older, and as good
     return Position()
 
 
-def _restore(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+def _restore(
+    checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, objective: object
+) -> Position:
     """Everything of one checkpoint, all read before any of it is put in place."""
     weights = load_file(checkpoint / "model.safetensors")
     moments = load_file(checkpoint / "optimizer.safetensors")
     random = load_file(checkpoint / "random.safetensors")["torch"]
     position = Position(**json.loads((checkpoint / "position.json").read_text(encoding="utf-8")))
+    state = load_file(checkpoint / "objective.safetensors") if isinstance(objective, Stateful) else {}
     model.load_state_dict(weights)
     for name, parameter in model.named_parameters():
         prefix = f"{name}:"
@@ -77,6 +92,8 @@ def _restore(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimize
             key.removeprefix(prefix): tensor for key, tensor in moments.items() if key.startswith(prefix)
         }
     torch.set_rng_state(random)
+    if isinstance(objective, Stateful):
+        objective.restore(state)
     return position
 
 

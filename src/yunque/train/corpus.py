@@ -38,6 +38,15 @@ class Windows:
     targets: Tensor
     segment_ids: Tensor
 
+    def split(self, count: int) -> list["Windows"]:
+        """The same windows, at most `count` together."""
+        shares = (torch.split(tensor, count) for tensor in (self.input_ids, self.targets, self.segment_ids))
+        return [Windows(*share) for share in zip(*shares, strict=True)]
+
+    def to(self, device: torch.device) -> "Windows":
+        """The same windows on another device."""
+        return Windows(self.input_ids.to(device), self.targets.to(device), self.segment_ids.to(device))
+
 
 class Corpus:
     """Tokenized documents; `window(number)` counts windows through all epochs, without end."""

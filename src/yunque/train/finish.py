@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from yunque.model import Llama, save_model
+from yunque.model import CausalModel, save_model
 from yunque.train.corpus import RowKey
 from yunque.train.curves import draw_curves, read_log
 from yunque.train.loop import Tell
@@ -38,16 +38,28 @@ def keep_model(
     workspace: Workspace,
     run: Run,
     name: str,
-    model: Llama,
-    tokenizer_file: bytes,
+    model: CausalModel,
+    tokenizer_files: Mapping[str, bytes],
     parents: Sequence[Artifact],
     seen: Counter[RowKey],
 ) -> Artifact:
     """Make the model artifact of a run that is over, note it in run.json, and drop the checkpoints."""
+    return keep_files(workspace, run, name, {**save_model(model), **tokenizer_files}, parents, seen)
+
+
+def keep_files(
+    workspace: Workspace,
+    run: Run,
+    name: str,
+    model_files: Mapping[str, bytes],
+    parents: Sequence[Artifact],
+    seen: Counter[RowKey],
+    measured: Mapping[str, Any] | None = None,
+) -> Artifact:
+    """`keep_model` for a model that is files already, with its tokenizer; `measured` goes among its figures."""
     log = read_log(run.folder / "loss.jsonl")
     files: Mapping[str, bytes] = {
-        **save_model(model, model.config),
-        "tokenizer.json": tokenizer_file,
+        **model_files,
         "loss.jsonl": (run.folder / "loss.jsonl").read_bytes(),
         "curves.png": draw_curves(log, run.name),
         "rows_seen.json": rows_seen_file(run, seen),
@@ -65,6 +77,7 @@ def keep_model(
     }
     if "validation_loss" in last:
         figures["validation_loss"] = last["validation_loss"]
+    figures |= measured or {}
     artifact = workspace.put(
         "model",
         name,

@@ -5,37 +5,27 @@ the optimizer's moments, torch's generator and the step's number, and a checkpoi
 """
 
 import json
+import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from yunque.errors import UserError
-from yunque.model import Llama
+from yunque.model import LanguageModel
 from yunque.progress import Progress
 from yunque.train.checkpoint import Position, load_checkpoint, save_checkpoint
+from yunque.train.objective import Objective
 from yunque.train.settings import LoopSettings, OptimizerSettings, Precision
 
 Tell = Callable[[str], None]
 """Takes a sentence for whoever watches."""
-
-
-class Objective(Protocol):
-    """How a batch becomes a loss."""
-
-    def loss(self, model: Llama, step: int) -> tuple[Tensor, int]:
-        """Mean loss of the batch of `step`, to be differentiated, and how many tokens the model read for it."""
-        ...
-
-    def validation_loss(self, model: Llama) -> float | None:
-        """Mean loss on rows that no step sees; None where there are none."""
-        ...
 
 
 class Schedule(Protocol):
@@ -49,7 +39,7 @@ class Schedule(Protocol):
     def threads(self) -> int: ...
 
 
-def make_optimizer(model: Llama, settings: OptimizerSettings) -> torch.optim.AdamW:
+def make_optimizer(model: LanguageModel, settings: OptimizerSettings) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) that decays matrices and leaves gains alone."""
     matrices = [weight for weight in model.parameters() if weight.dim() >= 2]
     gains = [weight for weight in model.parameters() if weight.dim() < 2]
@@ -65,20 +55,19 @@ def make_optimizer(model: Llama, settings: OptimizerSettings) -> torch.optim.Ada
 
 
 def train_step(
-    model: Llama,
-    optimizer: torch.optim.AdamW,
+    model: LanguageModel,
+    optimizer: torch.optim.Optimizer,
     objective: Objective,
     settings: OptimizerSettings,
     schedule: Schedule,
     step: int,
 ) -> dict[str, float]:
-    """Do step `step` (from 0): loss before it, tokens read, learning rate, and gradient norm before clipping."""
+    """Do step `step` (from 0): loss before it, tokens read, learning rate, gradient norm before clipping, and the
+    objective's own figures."""
     rate = settings.learning_rate_at(step, schedule.steps)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    with torch.autocast("cpu", torch.bfloat16, enabled=schedule.precision == "bfloat16"):
-        loss, tokens = objective.loss(model, step)
-    loss.backward()  # type: ignore[no-untyped-call]
+    done = _accumulate(model, objective, schedule, step)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
     if not bool(torch.isfinite(norm)):
         raise UserError(
@@ -87,12 +76,37 @@ def train_step(
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return {"loss": loss.item(), "tokens": tokens, "learning_rate": rate, "gradient_norm": norm.item()}
+    return {**done, "learning_rate": rate, "gradient_norm": norm.item()}
+
+
+def _accumulate(
+    model: LanguageModel, objective: Objective, schedule: Schedule, step: int
+) -> dict[str, float]:
+    """Add up the gradients of a step's parts; the loss, the tokens read and the figures of them all."""
+    parts = objective.parts(model, step)
+    weights: Counter[str] = Counter()
+    for part in parts:
+        weights[part.group] += part.weight  # type: ignore[assignment]
+    sums: dict[str, float] = {"loss": 0.0, "tokens": sum(part.tokens for part in parts)}
+    for part in parts:
+        share = part.weight / weights[part.group]
+        with autocast(model, schedule.precision):
+            loss = objective.loss(model, part)
+        (loss.mean * share).backward()  # type: ignore[no-untyped-call]
+        for name, value in {"loss": loss.mean, **loss.figures}.items():
+            sums[name] = sums.get(name, 0.0) + value.item() * share
+    return sums
+
+
+def autocast(model: LanguageModel, precision: Precision) -> torch.autocast:
+    """Matrix products in this precision, on the device where the model is."""
+    device = next(model.parameters()).device.type
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def run_loop(
     folder: Path,
-    model: Llama,
+    model: LanguageModel,
     objective: Objective,
     settings: LoopSettings,
     schedule: Schedule,
@@ -106,7 +120,7 @@ def run_loop(
     """
     optimizer = make_optimizer(model, settings.optimizer)
     checkpoints = folder / "checkpoints"
-    position = load_checkpoint(checkpoints, model, optimizer)
+    position = load_checkpoint(checkpoints, model, optimizer, objective)
     if position.step:
         tell(f"Going on from step {position.step} of {schedule.steps}.")
     saved, saved_at = position.step, time.monotonic()
@@ -135,12 +149,12 @@ def run_loop(
             due = time.monotonic() - saved_at >= settings.checkpoint_seconds
             if last or due or position.step % settings.checkpoint_every == 0:
                 log.sync()
-                save_checkpoint(checkpoints, model, optimizer, position)
+                save_checkpoint(checkpoints, model, optimizer, position, objective)
                 saved, saved_at = position.step, time.monotonic()
         if position.step < schedule.steps:
             log.sync()
             if saved < position.step:
-                save_checkpoint(checkpoints, model, optimizer, position)
+                save_checkpoint(checkpoints, model, optimizer, position, objective)
     if position.step < schedule.steps:
         tell(
             f"Stopped after step {position.step} of {schedule.steps}, with a checkpoint: "
@@ -150,12 +164,9 @@ def run_loop(
     return position
 
 
-def _validated(model: Llama, objective: Objective, schedule: Schedule) -> dict[str, float]:
+def _validated(model: LanguageModel, objective: Objective, schedule: Schedule) -> dict[str, float]:
     model.eval()
-    with (
-        torch.inference_mode(),
-        torch.autocast("cpu", torch.bfloat16, enabled=schedule.precision == "bfloat16"),
-    ):
+    with torch.inference_mode(), autocast(model, schedule.precision):
         loss = objective.validation_loss(model)
     model.train()
     return {} if loss is None else {"validation_loss": loss}
@@ -183,8 +194,6 @@ class _Log:
 
     def sync(self) -> None:
         """Put what was written on disk, before a checkpoint counts on it."""
-        import os
-
         os.fsync(self._file.fileno())
 
 

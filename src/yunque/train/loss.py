@@ -8,10 +8,11 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from yunque.data.row import Row
 from yunque.errors import UserError
-from yunque.model import Llama
+from yunque.model import CausalModel, EncoderDecoder, LanguageModel
 from yunque.progress import Progress, silent
 from yunque.tokenizer import Tokenizer
 from yunque.train.corpus import Windows
@@ -20,23 +21,59 @@ IGNORED = -100
 """The target of a position that is not to be learned."""
 
 
-def next_token_loss(model: Llama, windows: Windows) -> Tensor:
+# Where a model has no longest text (a recurrent one, relative positions), it reads pieces of this many tokens.
+_UNLIMITED_CONTEXT = 1024
+
+
+def context_of(model: LanguageModel) -> int:
+    """How many positions the model reads at once."""
+    return model.config.context or _UNLIMITED_CONTEXT
+
+
+# More scores than this at once (256 MB of them) and they are made anew in the backward pass instead of kept.
+_SCORES_AT_ONCE = 1 << 26
+
+
+def token_losses(model: CausalModel | EncoderDecoder, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    """The loss [N] of each target after its final vector; 0 where there is none.
+
+    Scores of all tokens at once are by far the largest thing in training where the vocabulary is large: they are made
+    for some tokens at a time, and again when their gradient is wanted.
+    """
+
+    def losses(hidden: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(model.logits(hidden).float(), targets, reduction="none", ignore_index=IGNORED)
+
+    together = max(1, _SCORES_AT_ONCE // model.config.vocab_size)
+    if len(targets_N) <= together:
+        return losses(hidden_ND, targets_N)
+    pieces = zip(torch.split(hidden_ND, together), torch.split(targets_N, together), strict=True)
+    return torch.cat([checkpoint(losses, *piece, use_reentrant=False) for piece in pieces])
+
+
+def next_token_loss(model: CausalModel, windows: Windows) -> Tensor:
     """Mean loss over every position of packed windows (a scalar, float32)."""
+    windows = windows.to(next(model.parameters()).device)
     hidden_BTD = model.hidden(windows.input_ids, segment_ids_BT=windows.segment_ids)
-    logits_BTV = model.embedding.logits(hidden_BTD)
-    return F.cross_entropy(logits_BTV.flatten(0, 1).float(), windows.targets.flatten())
+    return token_losses(model, hidden_BTD.flatten(0, 1), windows.targets.flatten()).mean()
 
 
-def summed_loss(model: Llama, input_ids_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+def summed_loss(model: CausalModel, input_ids_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Summed loss [B] of each row and how many targets it counts [B]; rows are padded on the right.
 
     Only positions with a target are scored against the vocabulary, which is most of the work for short answers.
     """
-    hidden_BTD = model.hidden(input_ids_BT)
+    device = next(model.parameters()).device
+    input_ids_BT, targets_BT = input_ids_BT.to(device), targets_BT.to(device)
+    return _summed(model, model.hidden(input_ids_BT), targets_BT)
+
+
+def _summed(
+    model: CausalModel | EncoderDecoder, hidden_BTD: Tensor, targets_BT: Tensor
+) -> tuple[Tensor, Tensor]:
     wanted_BT = targets_BT != IGNORED
-    logits = model.embedding.logits(hidden_BTD[wanted_BT])
-    losses = F.cross_entropy(logits.float(), targets_BT[wanted_BT], reduction="none")
-    rows = torch.arange(len(targets_BT), device=targets_BT.device)[:, None].expand_as(targets_BT)[wanted_BT]
+    losses = token_losses(model, hidden_BTD[wanted_BT], targets_BT[wanted_BT])
+    rows = torch.arange(len(targets_BT), device=losses.device)[:, None].expand_as(targets_BT)[wanted_BT]
     summed_B = torch.zeros(len(targets_BT), device=losses.device).index_add(0, rows, losses)
     return summed_B, wanted_BT.sum(dim=1)
 
@@ -51,7 +88,7 @@ def padded(rows: list[tuple[list[int], list[int]]], pad_id: int) -> tuple[Tensor
 
 @torch.inference_mode()
 def evaluate_loss(
-    model: Llama,
+    model: CausalModel,
     tokenizer: Tokenizer,
     rows: Iterable[Row],
     max_tokens: int | None = None,
@@ -63,7 +100,7 @@ def evaluate_loss(
     A row that is longer than the context is read in pieces, each without what stood before it.
     Raises UserError when the rows hold no text.
     """
-    context = model.config.max_position_embeddings
+    context = context_of(model)
     total, count = 0.0, 0
     waiting: list[tuple[list[int], list[int]]] = []
 

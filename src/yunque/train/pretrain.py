@@ -6,17 +6,16 @@ from typing import Any
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from yunque.configuration import Settings
 from yunque.errors import UserError
 from yunque.model import Llama, LlamaConfig
 from yunque.progress import Progress, silent
-from yunque.tokenizer import Tokenizer
-from yunque.train.corpus import Corpus, Windows, training_corpus, validation_windows
+from yunque.tokenizer import Tokenizer, tokenizer_of
+from yunque.train.corpus import training_corpus, validation_windows
 from yunque.train.finish import keep_model, settled_plan
 from yunque.train.loop import Tell, run_loop
-from yunque.train.loss import next_token_loss
+from yunque.train.objectives.next_token import NextToken
 from yunque.train.run import open_run
 from yunque.train.schedule import TrainingPlan, Workload, plan_run
 from yunque.train.settings import LoopSettings
@@ -54,6 +53,8 @@ class ModelSettings(Settings):
             max_position_embeddings=self.context,
             # Measured (docs/notebook.md): at this size 1/sqrt(hidden_size) learns far quicker than GPT-2's 0.02.
             initializer_range=self.hidden_size**-0.5,
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=True,
             bos_token_id=tokenizer.end_id,
             eos_token_id=tokenizer.end_id,
             pad_token_id=tokenizer.pad_id,
@@ -75,35 +76,6 @@ class PretrainSettings(LoopSettings):
     steps: int | None = Field(default=None, ge=1)
     seconds: float = Field(default=90.0, gt=0)
     validation_windows: int = Field(default=16, ge=1)
-
-
-@dataclass(frozen=True)
-class NextToken:
-    """The objective of pre-training: mean loss over all positions of `batch_size` windows a step."""
-
-    corpus: Corpus
-    validation: Windows | None
-    batch_size: int
-
-    def loss(self, model: Llama, step: int) -> tuple[Tensor, int]:
-        """Loss of the windows of a step, and their tokens."""
-        windows = self.corpus.windows(step * self.batch_size, self.batch_size)
-        return next_token_loss(model, windows), windows.input_ids.numel()
-
-    def validation_loss(self, model: Llama) -> float | None:
-        """Mean loss over the validation windows."""
-        if self.validation is None:
-            return None
-        count, total = len(self.validation.input_ids), 0.0
-        for first in range(0, count, self.batch_size):
-            part = slice(first, first + self.batch_size)
-            windows = Windows(
-                self.validation.input_ids[part],
-                self.validation.targets[part],
-                self.validation.segment_ids[part],
-            )
-            total += next_token_loss(model, windows).item() * len(windows.input_ids)
-        return total / count
 
 
 @dataclass(frozen=True)
@@ -146,18 +118,27 @@ def _find_inputs(workspace: Workspace, settings: PretrainSettings) -> _Inputs:
 def _objective(
     workspace: Workspace, settings: PretrainSettings, inputs: _Inputs, progress: Progress
 ) -> tuple[LlamaConfig, NextToken]:
-    tokenizer = Tokenizer.load(workspace.file(inputs.tokenizer, "tokenizer.json"))
+    tokenizer = tokenizer_of(workspace, inputs.tokenizer)
     context = settings.model.context
     corpus = training_corpus(workspace, inputs.datasets, tokenizer, context, settings.seed, progress)
     validation = validation_windows(
         workspace, inputs.datasets, tokenizer, context, settings.validation_windows, settings.seed
     )
-    return settings.model.configuration(tokenizer), NextToken(corpus, validation, settings.batch_size)
+    together = settings.micro_batch_size or settings.batch_size
+    return settings.model.configuration(tokenizer), NextToken(
+        corpus, validation, settings.batch_size, together
+    )
 
 
 def _plan(settings: PretrainSettings, config: LlamaConfig, objective: NextToken) -> TrainingPlan:
     tokens = settings.batch_size * settings.model.context
-    workload = Workload(tokens, tokens, objective.corpus.windows_per_epoch * settings.model.context)
+    workload = Workload(
+        tokens,
+        objective.corpus.windows_per_epoch * settings.model.context,
+        rows=settings.batch_size,
+        length=settings.model.context,
+        packed=True,
+    )
     seconds = None if settings.steps else settings.seconds
     return plan_run(config, objective, settings, workload, settings.steps, seconds)
 
@@ -193,7 +174,7 @@ def pretrain(
             run,
             settings.name,
             model,
-            workspace.file(inputs.tokenizer, "tokenizer.json").read_bytes(),
+            tokenizer_of(workspace, inputs.tokenizer).to_files(),
             [inputs.tokenizer, *inputs.datasets],
             objective.corpus.rows_seen(plan.steps * settings.batch_size),
         )

@@ -7,14 +7,17 @@ step then depends on nothing that could differ when the run goes on after a stop
 import os
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from yunque.errors import UserError
-from yunque.model import Llama, LlamaConfig, plan_model
-from yunque.train.loop import Objective, make_optimizer, train_step
+from yunque.model import LanguageModel, ModelConfig, new_model, plan_model
+from yunque.model.memory import Training, TrainingMemory, plan_training
+from yunque.train.loop import make_optimizer, train_step
+from yunque.train.objective import Objective
 from yunque.train.settings import LoopSettings, Precision
 
 _MATMUL_SIZE = 1024
@@ -74,11 +77,18 @@ class _Trial:
 
 @dataclass(frozen=True)
 class Workload:
-    """What an objective asks of the machine: tokens of a step, of its largest batch, and of an epoch."""
+    """What an objective asks of the machine: tokens of a step and of an epoch; of its largest batch the rows, and the
+    positions of the longest; whether rows hold several documents."""
 
     step_tokens: float
-    largest_batch_tokens: int
     epoch_tokens: float
+    rows: int
+    length: int
+    packed: bool
+
+    def memory(self, config: ModelConfig, precision: Precision) -> TrainingMemory:
+        """What the largest batch takes."""
+        return plan_training(config, Training(self.rows, self.length, dtype=precision, masked=self.packed))
 
 
 def measure_matmul(precision: Precision) -> float:
@@ -94,18 +104,19 @@ def measure_matmul(precision: Precision) -> float:
 
 
 def plan_run(
-    config: LlamaConfig,
+    config: ModelConfig,
     objective: Objective,
     settings: LoopSettings,
     workload: Workload,
     steps: int | None,
     seconds: float | None,
+    make: Callable[[], LanguageModel] | None = None,
 ) -> TrainingPlan:
     """Measure this machine on a throwaway model and fix the schedule: `steps`, or as many as fit in `seconds`.
 
-    Where both are given the smaller number of steps holds.
+    Where both are given the smaller number of steps holds. The throwaway model is a fresh one, or what `make` gives.
     """
-    _check_memory(plan_model(config, workload.largest_batch_tokens, 4).training_bytes)
+    _check_memory(workload.memory(config, "float32").peak_bytes)
     speeds: dict[Precision, float] = {"float32": measure_matmul("float32")}
     precision: Precision = "float32" if settings.precision == "auto" else settings.precision
     if settings.precision != "float32":
@@ -114,7 +125,10 @@ def plan_run(
         precision = "bfloat16"
     threads = torch.get_num_threads()
     step_seconds, validation_seconds = _measure(
-        config, objective, settings, _Trial(_TIMED_STEPS, precision, threads)
+        make or (lambda: new_model(config, torch.Generator().manual_seed(settings.seed))),
+        objective,
+        settings,
+        _Trial(_TIMED_STEPS, precision, threads),
     )
     a_step = (step_seconds + validation_seconds / settings.validate_every) * (1 + _MARGIN)
     if seconds is not None:
@@ -122,7 +136,7 @@ def plan_run(
         steps = fitting if steps is None else min(steps, fitting)
     assert steps is not None, "a run has a number of steps or of seconds"
     tokens = round(steps * workload.step_tokens)
-    model = plan_model(config, workload.largest_batch_tokens, 4 if precision == "float32" else 2)
+    model = plan_model(config)
     return TrainingPlan(
         steps=steps,
         precision=precision,
@@ -131,7 +145,7 @@ def plan_run(
         tokens=tokens,
         epochs=tokens / workload.epoch_tokens,
         flops=tokens * model.training_flops_per_token,
-        memory_bytes=model.training_bytes,
+        memory_bytes=workload.memory(config, precision).peak_bytes,
         matmul_gflops=round(speeds[precision], 1),
         step_seconds=round(step_seconds, 4),
         expected_seconds=round(steps * a_step + validation_seconds, 2),
@@ -152,10 +166,10 @@ def _check_memory(wanted: int) -> None:
 
 
 def _measure(
-    config: LlamaConfig, objective: Objective, settings: LoopSettings, trial: _Trial
+    make: Callable[[], LanguageModel], objective: Objective, settings: LoopSettings, trial: _Trial
 ) -> tuple[float, float]:
     """Seconds of a step (the median of a few, after one that does not count) and of a validation."""
-    model = Llama(config, torch.Generator().manual_seed(settings.seed))
+    model = make()
     optimizer = make_optimizer(model, settings.optimizer)
     train_step(model, optimizer, objective, settings.optimizer, trial, 0)
     begin, spent = time.perf_counter(), list[float]()

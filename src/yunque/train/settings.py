@@ -36,12 +36,14 @@ class LoopSettings(Settings):
 
     A checkpoint is written every `checkpoint_every` steps, and sooner where these take more than
     `checkpoint_seconds`; when it is written changes nothing in the result. `precision` "auto" takes bfloat16 for
-    matrix products where a short measurement finds it quicker.
+    matrix products where a short measurement finds it quicker. With `micro_batch_size` a step's batch is read that
+    many rows at a time, which takes less memory and gives the same step.
     """
 
     optimizer: OptimizerSettings = OptimizerSettings()
     checkpoint_every: int = Field(default=50, ge=1)
     checkpoint_seconds: float = Field(default=5.0, gt=0)
     validate_every: int = Field(default=100, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1)
     precision: Literal["auto"] | Precision = "auto"
     seed: int = Field(default=0, ge=0)

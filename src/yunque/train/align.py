@@ -1,0 +1,196 @@
+"""Learning from pairs of answers: direct preference optimization, and reward models."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save
+
+from yunque.data.preferences import PreferenceRow, preference_split
+from yunque.errors import UserError
+from yunque.model import CausalModel
+from yunque.model.scored import reward_model
+from yunque.progress import Progress, silent
+from yunque.train.alignment import Alignment, AlignSettings, open_alignment, parted, tell_too_long
+from yunque.train.loop import Tell, autocast, run_loop
+from yunque.train.loss import context_of
+from yunque.train.objectives.dpo import DirectPreference, DpoLoss
+from yunque.train.objectives.pairs import Pair, PairOrder
+from yunque.train.objectives.reward import PairwiseReward, judged_pair
+from yunque.train.objectives.rollouts import RolloutPlan, Rollouts
+from yunque.train.objectives.written import Writer, encode_answer, reference_of
+from yunque.train.schedule import TrainingPlan, Workload
+from yunque.train.settings import OptimizerSettings
+from yunque.workspace import Artifact, Workspace, atomic_write
+
+# Answers that the divergence from the reference is measured on after DPO.
+_MEASURED_ANSWERS = 32
+
+
+class DpoSettings(AlignSettings):
+    """Settings of `yunque align dpo`; `max_new_tokens` is for the answers that the divergence is measured on."""
+
+    optimizer: OptimizerSettings = OptimizerSettings(learning_rate=3e-4, weight_decay=0.0)
+    loss: DpoLoss = DpoLoss()
+    epochs: float = Field(default=3.0, gt=0)
+    max_new_tokens: int = Field(default=48, ge=1)
+
+
+class RewardSettings(AlignSettings):
+    """Settings of `yunque align reward`."""
+
+    optimizer: OptimizerSettings = OptimizerSettings(learning_rate=3e-4, weight_decay=0.0)
+    epochs: float = Field(default=3.0, gt=0)
+
+
+def train_dpo(
+    workspace: Workspace,
+    base_ref: str,
+    data: Artifact,
+    settings: DpoSettings,
+    progress: Progress = silent,
+    tell: Tell = lambda _: None,
+) -> Artifact:
+    """Make the better answers of a dataset of preferences likelier, or go on with the run of the same configuration.
+
+    The figures of the model hold its loss, margin and accuracy on the pairs held out, and the divergence from the
+    reference on answers of its own. Raises UserError for data without pairs, or when none fits.
+    """
+    with open_alignment(workspace, "dpo", base_ref, data, settings, progress, tell) as alignment:
+        if done := alignment.finished:
+            return done
+        model = alignment.open_base()
+        pairs, held_out = _pairs(alignment, context_of(model), partial(_written_pair, alignment, model))
+        order = PairOrder(len(pairs), settings.batch_size, settings.seed)
+        objective = DirectPreference(pairs, held_out, order, settings.together, settings.loss)
+        alignment.make_trainable(model)
+        steps = max(1, round(settings.epochs * order.batches_per_epoch))
+        plan = alignment.plan(model, objective, _workload(pairs, settings, order), steps)
+        _put_reference(alignment, objective, model, plan)
+        run_loop(alignment.run.folder, model, objective, settings, plan, progress, tell)
+        model.eval()
+        measured = {f"held_out_{name}": value for name, value in objective.held_out_figures(model).items()}
+        measured |= {"held_out_rows": len(held_out), **_divergence(alignment, model, held_out or pairs)}
+        return alignment.keep(model, order.rows_seen(data.ref, pairs, plan.steps), measured)
+
+
+def train_reward(
+    workspace: Workspace,
+    base_ref: str,
+    data: Artifact,
+    settings: RewardSettings,
+    progress: Progress = silent,
+    tell: Tell = lambda _: None,
+) -> Artifact:
+    """Make a reward model from a dataset of preferences, or go on with the run of the same configuration.
+
+    The figures of the model hold its loss, margin and accuracy on the pairs held out. Raises UserError for a
+    base that is not decoder-only, for data without pairs, or when none fits.
+    """
+    with open_alignment(workspace, "reward", base_ref, data, settings, progress, tell) as alignment:
+        if done := alignment.finished:
+            return done
+        body = alignment.open_base()
+        if not isinstance(body, CausalModel):
+            raise UserError(
+                f"{alignment.base.ref} is an encoder-decoder: a reward model is made of a decoder-only one"
+            )
+        pairs, held_out = _pairs(alignment, context_of(body), partial(_judged_pair, alignment))
+        order = PairOrder(len(pairs), settings.batch_size, settings.seed)
+        objective = PairwiseReward(pairs, held_out, order, settings.together)
+        model = reward_model(body)
+        alignment.make_trainable(body)
+        steps = max(1, round(settings.epochs * order.batches_per_epoch))
+        plan = alignment.plan(model, objective, _workload(pairs, settings, order), steps)
+        run_loop(alignment.run.folder, model, objective, settings, plan, progress, tell)
+        model.eval()
+        measured = {f"held_out_{name}": value for name, value in objective.held_out_figures(model).items()}
+        measured["held_out_rows"] = len(held_out)
+        return alignment.keep(model, order.rows_seen(data.ref, pairs, plan.steps), measured)
+
+
+def _written_pair(alignment: Alignment, model: Writer, row: PreferenceRow) -> Pair:
+    answers = (
+        encode_answer(alignment.tokenizer, model, row.prompt, text) for text in (row.chosen, row.rejected)
+    )
+    return Pair(row.id, *answers)
+
+
+def _judged_pair(alignment: Alignment, row: PreferenceRow) -> Pair:
+    return judged_pair(alignment.tokenizer, row.id, row.prompt, (row.chosen, row.rejected))
+
+
+def _pairs(
+    alignment: Alignment, context: int, encode: Callable[[PreferenceRow], Pair]
+) -> tuple[list[Pair], list[Pair]]:
+    """The pairs to learn from and those to measure on; rows that do not fit are told and left out."""
+    learn, measure = (
+        preference_split(alignment.workspace, alignment.data, split) for split in ("train", "heldout")
+    )
+    halves = parted(learn, measure, alignment.settings.held_out_share)
+    encoded = [[encode(row) for row in rows] for rows in halves]
+    long = [pair.id for pairs in encoded for pair in pairs if pair.length > context]
+    tell_too_long(long, context, alignment.tell)
+    pairs, held_out = ([pair for pair in pairs if pair.length <= context] for pairs in encoded)
+    if not pairs:
+        raise UserError(
+            f"{alignment.data.ref} has no row to learn from that fits in the model's context of {context} tokens"
+        )
+    return pairs, held_out
+
+
+def _workload(pairs: Sequence[Pair], settings: AlignSettings, order: PairOrder) -> Workload:
+    tokens = sum(pair.chosen.length + pair.rejected.length for pair in pairs)
+    return Workload(
+        tokens / order.batches_per_epoch,
+        tokens,
+        rows=2 * min(settings.together, len(pairs)),
+        length=max(pair.length for pair in pairs),
+        packed=False,
+    )
+
+
+def _put_reference(
+    alignment: Alignment, objective: DirectPreference, model: Writer, plan: TrainingPlan
+) -> None:
+    """Give the objective the reference's log-probabilities, worked out before the first step and kept with the
+    run."""
+    path = alignment.run.folder / "reference.safetensors"
+    if path.exists():
+        objective.reference = load_file(path)["log_probabilities"]
+        return
+    # No step was done yet, or none is loaded yet: what is to be trained still is the reference.
+    frozen = model if alignment.settings.lora is None else None
+    total = len(objective.pairs) + len(objective.held_out)
+    with (
+        reference_of(model, frozen) as reference,
+        autocast(model, plan.precision),
+        alignment.progress("Reading with the reference", total=total) as task,
+    ):
+        objective.reference = objective.find_reference(reference, task.advance)
+    atomic_write(path, save({"log_probabilities": objective.reference}))
+
+
+def _divergence(alignment: Alignment, model: Writer, pairs: Sequence[Pair]) -> dict[str, float]:
+    """How far the model is from the reference, on answers that it writes to some of the prompts."""
+    settings, context = alignment.settings, context_of(model)
+    assert isinstance(settings, DpoSettings)
+    prompts = [pair.chosen.prompt for pair in pairs if len(pair.chosen.prompt) < context][:_MEASURED_ANSWERS]
+    if not prompts:
+        return {}
+    tokens = min(settings.max_new_tokens, context - max(map(len, prompts)))
+    plan = RolloutPlan(len(prompts), 1, 1, len(prompts), settings.together, tokens, settings.seed)
+    tokenizer = alignment.tokenizer
+    rollouts = Rollouts(
+        plan,
+        prompts,
+        lambda _, answers: [0.0] * len(answers),
+        alignment.open_reference(),
+        tokenizer.end_ids,
+        tokenizer.mark_ids,
+    )
+    with torch.inference_mode():
+        rollouts.parts(model, 0)
+    figures = rollouts.current.figures()
+    return {name: figures[name].item() for name in ("kl", "kl_k3", "answer_tokens")}

@@ -1,0 +1,200 @@
+"""What learning from preferences has in common: opening the base, in full or under an adapter; the identity of a run;
+rows that fit and rows to measure on; what is kept."""
+
+import copy
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from yunque.data.preferences import PromptRow
+from yunque.errors import UserError
+from yunque.model import CausalModel, EncoderDecoder, LanguageModel, load_model, save_model
+from yunque.model.adapter_files import save_adapter
+from yunque.model.lora import LoraSettings, add_lora, merge_lora, remove_lora
+from yunque.model.scored import ScoredModel, is_reward_model, save_reward_model
+from yunque.progress import Progress
+from yunque.tokenizer import Tokenizer, tokenizer_of
+from yunque.train.corpus import RowKey
+from yunque.train.finish import keep_files, settled_plan
+from yunque.train.loop import Tell
+from yunque.train.objective import Objective
+from yunque.train.objectives.written import Writer, writer_of
+from yunque.train.run import Run, open_run
+from yunque.train.schedule import TrainingPlan, Workload, plan_run
+from yunque.train.settings import LoopSettings
+from yunque.workspace import Artifact, Workspace
+
+_ROWS_TOLD = 10
+
+
+class AlignSettings(LoopSettings):
+    """What learning from preferences needs to know beside the loop's settings.
+
+    With `lora` an adapter is trained and the base is not: it is the reference too. `held_out_share` of the rows are
+    for measuring, where the data has no split `heldout`.
+    """
+
+    name: str | None = None
+    lora: LoraSettings | None = None
+    batch_size: int = Field(default=8, ge=1)
+    held_out_share: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check_dropout(self) -> Self:
+        if self.lora is not None and self.lora.dropout:
+            raise ValueError("lora.dropout must be 0: likelihoods are compared with those of the reference")
+        return self
+
+    @property
+    def together(self) -> int:
+        """Rows that the model reads at once."""
+        return self.micro_batch_size or self.batch_size
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """A run under way: what it starts from, what it learns from, and who is told of it."""
+
+    workspace: Workspace
+    run: Run
+    name: str
+    base: Artifact
+    data: Artifact
+    tokenizer: Tokenizer
+    settings: AlignSettings
+    progress: Progress
+    tell: Tell
+
+    @property
+    def finished(self) -> Artifact | None:
+        """The model of a run that is over already."""
+        if "artifact" not in self.run.record:
+            return None
+        self.tell(f"The run {self.run.name} is finished: this is its model.")
+        return self.workspace.get(self.run.record["artifact"])
+
+    def open_base(self) -> Writer:
+        """A copy of the base, frozen: what a run starts from, and its reference.
+
+        Raises UserError for a model that does not write.
+        """
+        files = {path: self.workspace.file(self.base, path) for path in self.base.files}
+        if is_reward_model(files):
+            raise UserError(
+                f"{self.base.ref} is a reward model, which writes nothing: start from another model"
+            )
+        model = load_model(files, torch.float32)
+        if not isinstance(model, CausalModel | EncoderDecoder):
+            raise UserError(f"{self.base.ref} writes nothing: start from a model that does")
+        if model.config.quantization_config and self.settings.lora is None:
+            raise UserError(
+                f"{self.base.ref} is quantized: train an adapter on it (--lora), or the model that it was made of"
+            )
+        for layer in model.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0.0  # likelihoods are compared with those of the reference
+        return model
+
+    def make_trainable(self, model: Writer) -> None:
+        """Free the weights of a model, or put a fresh adapter on it."""
+        if self.settings.lora is None:
+            model.requires_grad_(True)
+        else:
+            add_lora(model, self.settings.lora, torch.Generator().manual_seed(self.settings.seed))
+
+    def open_reference(self) -> Writer | None:
+        """The reference of a model that is trained in full; None where it is the model without its adapter."""
+        return None if self.settings.lora is not None else self.open_base()
+
+    def plan(
+        self, model: LanguageModel, objective: Objective, workload: Workload, steps: int
+    ) -> TrainingPlan:
+        """The plan of the run, measured on a copy of its model."""
+
+        def make() -> TrainingPlan:
+            trial = copy.deepcopy(model)
+            return plan_run(model.config, objective, self.settings, workload, steps, None, lambda: trial)
+
+        return settled_plan(self.run, make, self.tell)
+
+    def keep(
+        self,
+        model: LanguageModel,
+        seen: Counter[RowKey],
+        measured: Mapping[str, Any],
+        parents: Sequence[Artifact] = (),
+    ) -> Artifact:
+        """Make the artifact of the run. An adapter is kept as one, and the model with the adapter merged into it."""
+        origin, body = [self.base, self.data, *parents], writer_of(model)
+        if self.settings.lora is not None:
+            config = {**self.run.record["configuration"], "run": self.run.name}
+            adapter = self.workspace.put("adapter", self.name, save_adapter(body), origin, config)
+            origin.append(adapter)
+            merge_lora(body)
+            remove_lora(body)
+        gives_rewards = self.run.record["configuration"]["objective"] == "reward"
+        if isinstance(model, ScoredModel) and gives_rewards:
+            files = save_reward_model(model, self.tokenizer.pad_id)
+        else:
+            files = save_model(body)
+        files |= self.tokenizer.to_files()
+        return keep_files(self.workspace, self.run, self.name, files, origin, seen, measured)
+
+
+@contextmanager
+def open_alignment(
+    workspace: Workspace,
+    objective: str,
+    base_ref: str,
+    data: Artifact,
+    settings: AlignSettings,
+    progress: Progress,
+    tell: Tell,
+    **more: Any,
+) -> Iterator[Alignment]:
+    """The run of this configuration, new or found again, locked until the block ends.
+
+    `more` is what else shapes its result. Raises UserError when another process is at it.
+    """
+    base = workspace.get(base_ref, "model")
+    identity = {
+        "objective": objective,
+        **settings.model_dump(mode="json"),
+        "base": base.ref,
+        "data": data.ref,
+        "hashes": {base.ref: base.hash, data.ref: data.hash},
+        **more,
+    }
+    name = settings.name or f"{base.name}-{objective}"
+    with open_run(workspace, name, identity) as run:
+        tokenizer = tokenizer_of(workspace, base)
+        yield Alignment(workspace, run, name, base, data, tokenizer, settings, progress, tell)
+
+
+RowT = TypeVar("RowT", bound=PromptRow)
+
+
+def parted(rows: Sequence[RowT], held_out: Sequence[RowT], share: float) -> tuple[list[RowT], list[RowT]]:
+    """Rows to learn from and rows to measure on: those held out, or a share that follows from the rows' ids."""
+    if held_out or not share or len(rows) < 2:
+        return list(rows), list(held_out)
+    order = sorted(rows, key=lambda row: hashlib.sha256(row.id.encode()).hexdigest())
+    chosen = {row.id for row in order[: max(1, round(share * len(rows)))]}
+    return [row for row in rows if row.id not in chosen], [row for row in rows if row.id in chosen]
+
+
+def tell_too_long(ids: Sequence[str], context: int, tell: Tell) -> None:
+    """Tell of the rows that are left out because the model cannot read them."""
+    if ids:
+        more = f" and {len(ids) - _ROWS_TOLD} more" if len(ids) > _ROWS_TOLD else ""
+        tell(
+            f"{len(ids)} rows are longer than the model's context of {context} tokens, left out: "
+            f"{', '.join(ids[:_ROWS_TOLD])}{more}"
+        )

@@ -1,0 +1,46 @@
+"""The objective of pre-training: the next token, on windows packed with documents that do not see one another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from yunque.model import CausalModel, LanguageModel
+from yunque.train.corpus import Corpus, Windows
+from yunque.train.loss import next_token_loss
+from yunque.train.objective import Part, PartLoss
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """Mean loss over all positions of `batch_size` windows a step, `micro_batch_size` of them at once."""
+
+    corpus: Corpus
+    validation: Windows | None
+    batch_size: int
+    micro_batch_size: int
+
+    def parts(self, model: LanguageModel, step: int) -> Sequence[Part]:
+        """The windows of a step."""
+        del model
+        windows = self.corpus.windows(step * self.batch_size, self.batch_size)
+        return [window_part(part) for part in windows.split(self.micro_batch_size)]
+
+    def loss(self, model: LanguageModel, part: Part) -> PartLoss:
+        """The mean over the windows' positions."""
+        assert isinstance(model, CausalModel)
+        return PartLoss(next_token_loss(model, part.batch))
+
+    def validation_loss(self, model: LanguageModel) -> float | None:
+        """Mean loss over the validation windows."""
+        assert isinstance(model, CausalModel)
+        if self.validation is None:
+            return None
+        total = 0.0
+        for windows in self.validation.split(self.micro_batch_size):
+            total += next_token_loss(model, windows).item() * len(windows.input_ids)
+        return total / len(self.validation.input_ids)
+
+
+def window_part(windows: Windows, group: str = "main") -> Part:
+    """Windows as a part of a step."""
+    tokens = windows.input_ids.numel()
+    return Part(windows, tokens, tokens, group)
