@@ -36,6 +36,14 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to type commands in, where the project's documents are and nothing is written into the project."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "docs").symlink_to(ROOT / "docs")
+    return folder
+
+
+@pytest.fixture(scope="module")
 def summary(workspace: Path) -> dict[str, dict[str, object]]:
     done = _run("quickstart", "--seconds", SECONDS, "--json", workspace=workspace)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -92,7 +100,7 @@ def test_both_readmes_show_the_same_commands() -> None:
 
 @pytest.mark.parametrize("command", [c for c in _commands("README.md") if c != "yunque serve"])
 def test_a_command_of_the_readme_works(
-    command: str, summary: dict[str, dict[str, object]], workspace: Path
+    command: str, summary: dict[str, dict[str, object]], workspace: Path, place: Path
 ) -> None:
     del summary
     if command.startswith("make "):
@@ -105,7 +113,7 @@ def test_a_command_of_the_readme_works(
         ["bash", "-c", command.replace("yunque ", f"{sys.executable} -m yunque ", 1)],
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        cwd=place,
         env={**os.environ, "YUNQUE_WORKSPACE": str(workspace)},
         timeout=120,
         check=False,

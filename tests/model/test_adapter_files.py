@@ -47,6 +47,11 @@ THEIRS: dict[str, Callable[[], Any]] = {
             vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0
         )
     ),
+    "bert": lambda: transformers.BertModel(
+        transformers.BertConfig(
+            vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+        )
+    ),
 }
 # Theirs that share a matrix with others, with more than one ending, and with their own ranks.
 LORA: dict[str, dict[str, Any]] = {
@@ -54,6 +59,7 @@ LORA: dict[str, dict[str, Any]] = {
     "qwen3": {"target_modules": ["layers.1.self_attn.q_proj", "o_proj"], "use_rslora": True},
     "gpt2": {"target_modules": ["c_attn", "mlp.c_proj"], "alpha_pattern": {"h.1.attn.c_attn": 5}},
     "falcon": {"target_modules": ["query_key_value", "dense_h_to_4h"], "use_rslora": True},
+    "bert": {"target_modules": ["query", "output.dense"]},
     "t5": {"target_modules": ["q", "v", "wo"], "rank_pattern": {r"decoder.*SelfAttention\.q": 2}},
 }
 FAMILIES = list(THEIRS)
@@ -94,7 +100,8 @@ def with_lora(family: str, folder: Path, **changes: Any) -> tuple[Any, LanguageM
 def their_output(theirs: Any, input_ids_BT: Tensor, encoder_decoder: bool) -> Tensor:
     if encoder_decoder:
         return theirs(input_ids=input_ids_BT, decoder_input_ids=input_ids_BT[:, :5]).logits
-    return theirs(input_ids=input_ids_BT).logits
+    found = theirs(input_ids=input_ids_BT)
+    return found.last_hidden_state if "last_hidden_state" in found else found.logits
 
 
 def assert_same_scores(ours: LanguageModel, theirs: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import parity
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from tokenizers import Tokenizer
@@ -136,6 +137,20 @@ def test_the_head_of_another_task_is_left_aside(tmp_path: Path) -> None:
     assert ours.pooler is None
 
 
+def test_names_of_older_checkpoints_are_read(tmp_path: Path) -> None:
+    theirs = checkpoint()
+    folder = parity.saved(theirs, tmp_path)
+    old = {
+        f"bert.{name}".replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): tensor
+        for name, tensor in load_file(folder / "model.safetensors").items()
+    }
+    assert any(name.endswith("gamma") for name in old)
+    save_file(old, folder / "model.safetensors")
+    assert_same_vectors(load_model(folder, kind=Encoder), theirs)
+
+
 def sentence_folder(folder: Path, pooling: str) -> SentenceTransformer:
     """A tiny model as sentence-transformers writes it."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted({word for text in TEXTS for word in text.split()})]
@@ -223,8 +238,16 @@ def test_what_cannot_follow_is_told_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode": "lasttoken"}')
     with pytest.raises(UserError, match="lasttoken"):
         load_model(tmp_path)
+    for wrong in ('{"pooling_mode": [["mean"]]}', '{"pooling_mode": {"mean": 1}}', "{}", '["mean"]', "{"):
+        (tmp_path / "1_Pooling" / "config.json").write_text(wrong)
+        with pytest.raises(UserError, match="1_Pooling"):
+            load_model(tmp_path)
     (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
     assert load_model(tmp_path).config.pooling == "mean"
+    for wrong in ("5", "[", '{"a": 1}'):
+        (tmp_path / "modules.json").write_text(wrong)
+        with pytest.raises(UserError, match=r"modules\.json"):
+            load_model(tmp_path)
     (tmp_path / "modules.json").write_text('[{"type": "sentence_transformers.models.Dense"}]')
     with pytest.raises(UserError, match="Dense"):
         load_model(tmp_path)

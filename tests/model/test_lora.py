@@ -23,7 +23,11 @@ from yunque.model.lora import (
     selected_adapter,
     unmerge_lora,
 )
-from yunque.model.quantized_layers import QuantizedEmbedding, QuantizedLinear
+from yunque.model.quantized_layers import (
+    QuantizedEmbedding,
+    QuantizedLinear,
+    QuantizedRecurrence,
+)
 
 # A recurrent network has no attention, and no matrix but its head: PyTorch's LSTM is one whole.
 TARGETS = {"rnn": ("head",)}
@@ -279,6 +283,8 @@ def spelled_out(small: LanguageModel, model_type: str) -> LanguageModel:
     for name, layer in small.named_modules():
         if isinstance(layer, QuantizedLinear | QuantizedEmbedding):
             model.get_submodule(name).weight.copy_(layer.weight)
+        elif isinstance(layer, QuantizedRecurrence):
+            model.get_submodule(name).load_state_dict(layer.weights())
     return model
 
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yunque.model import CausalModel, EncoderDecoder, LanguageModel, ModelConfig, quantize_model
+from yunque.errors import UserError
+from yunque.model import CausalModel, Encoder, EncoderDecoder, LanguageModel, ModelConfig, quantize_model
 from yunque.model.checkpoint import parse_configuration
 from yunque.model.family import new_model
 from yunque.model.memory import (
@@ -51,6 +52,23 @@ MULTI_HEAD = {**LLAMA, "num_key_value_heads": 4, "vocab_size": 4000, "tie_word_e
 WINDOWED = {**LLAMA, "model_type": "mistral", "sliding_window": 8}
 UNTIED_T5 = {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 
+FALCON = {
+    "model_type": "falcon",
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+}
+BERT = {**FALCON, "model_type": "bert", "intermediate_size": 128}
+TRANSFORMER = {
+    "model_type": "transformer",
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+}
+RNN = {"model_type": "rnn", "vocab_size": 300, "hidden_size": 64, "num_hidden_layers": 2}
+
 # Family, rows, positions, dtype of products, several documents or padding in a row.
 POINTS: list[tuple[dict[str, Any], int, int, str, bool]] = [
     (LLAMA, 4, 64, "float32", False),
@@ -68,6 +86,11 @@ POINTS: list[tuple[dict[str, Any], int, int, str, bool]] = [
     (T5, 2, 40, "bfloat16", False),
     (UNTIED_T5, 2, 33, "float32", False),
     (UNTIED_T5, 4, 16, "bfloat16", True),
+    (FALCON, 4, 32, "float32", False),
+    ({**FALCON, "alibi": True}, 2, 24, "bfloat16", True),
+    (BERT, 4, 32, "float32", True),
+    (TRANSFORMER, 4, 32, "float32", False),
+    ({**RNN, "cell": "gru"}, 4, 32, "float32", False),
 ]
 
 
@@ -79,6 +102,9 @@ def real_loss(model: LanguageModel, batch: int, length: int, masked: bool) -> Te
     ids = torch.randint(0, model.config.vocab_size, (batch, length))
     marks = torch.ones_like(ids)
     marks[:, length // 2 :] = 0
+    if isinstance(model, Encoder):
+        vectors = model.embed(ids, marks if masked else None)
+        return F.cross_entropy(vectors @ vectors.T, torch.arange(batch))
     if isinstance(model, EncoderDecoder):
         logits = model(ids, ids, marks if masked else None)
     else:
@@ -123,6 +149,19 @@ def test_activations_are_what_autograd_keeps(
     assert planned == pytest.approx(measured(batch), rel=0.001)
     with pytest.raises(AssertionError):
         assert planned == pytest.approx(measured(batch + 1), rel=0.001)
+
+
+def test_what_an_lstm_keeps_without_telling_is_told_within_some_percent() -> None:
+    config = shape(RNN)
+    planned = plan_training(config, Training(4, 32, masked=False)).activation_bytes
+    measured = kept_bytes(new_model(config), 4, 32, "float32", False)
+    assert planned == pytest.approx(measured, rel=0.1)
+    assert planned != pytest.approx(kept_bytes(new_model(config), 5, 32, "float32", False), rel=0.1)
+
+
+def test_a_model_without_matrices_of_layers_takes_no_lora() -> None:
+    with pytest.raises(UserError, match="rnn has no matrices"):
+        plan_training(shape(RNN), Training(4, 32, "lora"))
 
 
 class LowRank(nn.Module):

@@ -9,6 +9,7 @@ import typer.core
 
 from yunque import __version__
 from yunque.cli import (
+    align,
     ask,
     audit,
     data,
@@ -86,6 +87,7 @@ app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=PREPARE)
 app.add_typer(model.app, name="model", rich_help_panel=MODELS)
 app.command("train", rich_help_panel=MODELS)(train.train)
 app.command("tune", rich_help_panel=MODELS)(tune.tune)
+app.add_typer(align.app, name="align", rich_help_panel=MODELS)
 app.command("quantize", rich_help_panel=MODELS)(quantize.quantize)
 app.command("eval", rich_help_panel=MODELS)(evaluate.evaluate)
 app.command("generate", rich_help_panel=MODELS)(generate.generate)

@@ -168,10 +168,12 @@ def model_links(family: Family, model: LanguageModel) -> list[Link]:
 
 
 def _stored_name(family: Family, name: str, source: TensorSource) -> str | None:
-    """What `source` calls the tensor `name`: with the family's prefix, or without."""
-    for candidate in (name, name.removeprefix(family.prefix), family.prefix + name):
-        if candidate in source.entries:
-            return candidate
+    """What `source` calls the tensor `name`: with the family's prefix or without, in a new spelling or an old one."""
+    old = [name.removesuffix(new) + old for new, old in family.old_endings.items() if name.endswith(new)]
+    for spelled in (name, *old):
+        for candidate in (spelled, spelled.removeprefix(family.prefix), family.prefix + spelled):
+            if candidate in source.entries:
+                return candidate
     return None
 
 

@@ -42,8 +42,9 @@ class Family:
     this model has no use for: they follow from the configuration, or are heads for other tasks. `copies` names
     tensors that repeat another one where embeddings are tied. `optional` are modules of ours, None in a model whose
     checkpoint lacks them. Where there is an `own_head`, that tensor decides whether embeddings are tied, whatever
-    `tie_word_embeddings` says: they are not if it is stored, and is no copy. `beside` reads fields of the
-    configuration that other files of the folder say.
+    `tie_word_embeddings` says: they are not if it is stored, and is no copy. `old_endings`
+    gives the endings that names had in older checkpoints. `beside` reads fields of the configuration that other
+    files of the folder say.
     """
 
     architecture: str
@@ -55,6 +56,7 @@ class Family:
     copies: Mapping[str, str] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
     own_head: str | None = None
+    old_endings: Mapping[str, str] = field(default_factory=dict)
     beside: Callable[[Files], Mapping[str, Any]] | None = None
 
 

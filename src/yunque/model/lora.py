@@ -26,7 +26,11 @@ from yunque.model.attention import AttentionBlock
 from yunque.model.blocks import Embedding
 from yunque.model.configuration import Positive, Size
 from yunque.model.language_model import LanguageModel
-from yunque.model.quantized_layers import QuantizedEmbedding, QuantizedLinear, QuantizedRecurrence
+from yunque.model.quantized_layers import (
+    QuantizedEmbedding,
+    QuantizedLinear,
+    QuantizedRecurrence,
+)
 
 DEFAULT = "default"
 # Adapted only where they are named: the matrix of an untied head, and one that BERT keeps and does not use.
@@ -37,8 +41,8 @@ _LAYER = re.compile(r"(?P<stack>(?:.*\.)?layers)\.(?P<number>\d+)\.")
 
 class LoraSettings(Settings):
     """What an adapter is. `targets` are the matrices it is for: those of attention, all but the head's
-    ("all-linear"), or those whose names in the model end so ("query", "feed_forward.down"). With `last_layers` only so
-    many layers of each stack are adapted, the last ones: no gradient goes through those before them."""
+    ("all-linear"), or those whose names in the model end so ("query", "feed_forward.down"). With `last_layers` only
+    so many layers of each stack are adapted, the last ones: no gradient goes through those before them."""
 
     rank: int = Field(default=8, ge=1, le=2**16)
     alpha: Positive = 16.0
@@ -82,7 +86,7 @@ class LoraAdapter(nn.Module):
         return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
     def forward(self, product: Tensor, x: Tensor) -> Tensor:
-        """[..., O]: `product`, the frozen matrix times `x` [..., I], and what the adapter adds. May reuse its memory."""
+        """`product` [..., O], the frozen matrix times `x` [..., I], with what the adapter adds; perhaps in place."""
         low = F.linear(F.dropout(x.to(self.a_RI.dtype), self.dropout, self.training), self.a_RI)
         if product.dtype == low.dtype == self.b_OR.dtype:
             # In place, and scaled on the way: half the memory traffic of a product and a sum.
@@ -407,11 +411,11 @@ def _make_dense(model: LanguageModel) -> None:
     for layer in model.modules():
         if isinstance(layer, QuantizedLinear):
             dense[layer] = dense_linear(layer)
+        elif isinstance(layer, QuantizedRecurrence):
+            dense[layer] = layer.dense()
         elif isinstance(layer, QuantizedEmbedding):
             table = Embedding(*layer.weight.shape)
             table.weight = nn.Parameter(layer.weight, requires_grad=False)
             dense[layer] = table.train(layer.training)
-        elif isinstance(layer, QuantizedRecurrence):
-            dense[layer] = layer.dense()
     _replace(model, dense)
     model.config = model.config.model_copy(update={"quantization_config": None})

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from yunque.errors import UserError
 from yunque.model.configuration import ModelConfig, Quantization
 from yunque.model.family import new_model
 from yunque.model.language_model import CausalModel, EncoderDecoder, LanguageModel
@@ -202,12 +203,11 @@ def _make_trainable(model: LanguageModel, training: Training) -> None:
     model.train()
     if training.method == "full":
         return
-    in_layers = {id(part) for stack in stacks_of(model) for part in stack.modules()}
-    matrices = [
-        (name, part.in_features, part.out_features)
-        for name, part in model.named_modules()
-        if isinstance(part, nn.Linear) and id(part) in in_layers
-    ]
+    matrices = _matrices_of_layers(model)
+    if not matrices:
+        raise UserError(
+            f"{training.method}: a {model.config.model_type} model has no matrices of layers to adapt"
+        )
     _cast(model.requires_grad_(False), getattr(torch, training.dtype))
     if training.method == "qlora":
         for stack in stacks_of(model):
@@ -216,6 +216,16 @@ def _make_trainable(model: LanguageModel, training: Training) -> None:
         parent, _, child = name.rpartition(".")
         adapted = _Adapted(model.get_submodule(name), inputs, outputs, training.rank)
         setattr(model.get_submodule(parent), child, adapted)
+
+
+def _matrices_of_layers(model: nn.Module) -> list[tuple[str, int, int]]:
+    """The name, inputs and outputs of each matrix that is in a list of layers."""
+    in_layers = {id(part) for stack in stacks_of(model) for part in stack.modules()}
+    return [
+        (name, part.in_features, part.out_features)
+        for name, part in model.named_modules()
+        if isinstance(part, nn.Linear) and id(part) in in_layers
+    ]
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> None:
@@ -243,22 +253,24 @@ class _Adapted(nn.Module):
 
 
 def _cache_memory(model: LanguageModel) -> CacheMemory | None:
-    if isinstance(model, CausalModel):
-        one, two = (_bytes_in(model.new_cache(1, capacity)) for capacity in (1, 2))
-        return CacheMemory(2 * one - two, two - one, 0)
-    if not isinstance(model, EncoderDecoder):
+    if not isinstance(model, CausalModel | EncoderDecoder):
         return None
-    # The source's keys and values enter the cache with the first token.
-    start, longer, more_source = (_written(model, *lengths) for lengths in ((1, 1), (2, 1), (1, 2)))
+    # With the first token comes what a cache does not take at once: a state, the source's keys and values.
+    start, longer = (_after_a_token(model, capacity, 1) for capacity in (1, 2))
+    more_source = _after_a_token(model, 1, 2) if isinstance(model, EncoderDecoder) else start
     token, source = longer - start, more_source - start
     return CacheMemory(start - token - source, token, source)
 
 
 @torch.no_grad()
-def _written(model: EncoderDecoder, capacity: int, source: int) -> int:
+def _after_a_token(model: CausalModel | EncoderDecoder, capacity: int, source: int) -> int:
     cache = model.new_cache(1, capacity)
-    memory_1SD = model.encode(torch.zeros(1, source, dtype=torch.int64))
-    model.decode(torch.zeros(1, 1, dtype=torch.int64), memory_1SD, None, cache)
+    id_11 = torch.zeros(1, 1, dtype=torch.int64)
+    if isinstance(model, CausalModel):
+        model.hidden(id_11, cache=cache)
+    else:
+        memory_1SD = model.encode(torch.zeros(1, source, dtype=torch.int64))
+        model.decode(id_11, memory_1SD, None, cache)
     return _bytes_in(cache)
 
 
@@ -288,12 +300,14 @@ class Change:
 
 
 def changes_that_help(config: ModelConfig, training: Training, available: int) -> list[Change]:
-    """What to change so that a step takes less, one thing at a time; the last one is everything together.
+    """What to change so that a step takes less, one thing at a time; the last is all together.
 
     Of batches and lengths the largest that fits in `available` bytes is told, or the smallest there is.
     """
 
     outline, parameters = outline_of(config)
+
+    adaptable = bool(_matrices_of_layers(outline.model))
 
     def plan(**fields: Any) -> TrainingMemory:
         return _plan_training(copy.deepcopy(outline), parameters, replace(training, **fields))
@@ -319,11 +333,14 @@ def changes_that_help(config: ModelConfig, training: Training, available: int) -
         memory = fitting("length", min(16, training.length // 2))
         changes.append(Change(f"length {memory.training.length}", memory))
     for what, fields in _SINGLE_CHANGES.items():
-        if any(getattr(training, field) != value for field, value in fields.items()):
+        new = any(getattr(training, field) != value for field, value in fields.items())
+        if new and (adaptable or "method" not in fields):
             changes.append(Change(what, plan(**fields)))
-    together = plan(batch_size=1, method="qlora", dtype="bfloat16", recompute=True)
-    changes.append(Change("QLoRA, bfloat16, recompute, batch 1", together))
-    return changes
+    if adaptable:
+        together = plan(batch_size=1, method="qlora", dtype="bfloat16", recompute=True)
+        changes.append(Change("QLoRA, bfloat16, recompute, batch 1", together))
+    asked = plan()
+    return [change for change in changes if change.memory.peak_bytes < asked.peak_bytes]
 
 
 _SINGLE_CHANGES: dict[str, dict[str, Any]] = {

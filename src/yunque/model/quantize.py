@@ -125,7 +125,7 @@ def _parts(model: nn.Module) -> Iterator[list[nn.Linear]]:
 
 
 def _replace(model: nn.Module, quantization: Quantization, moments: Mapping[Layer, Tensor | None]) -> None:
-    """Put quantized layers with the same weights in the place of these, rounded for their moments if they have any."""
+    """Put quantized layers with the same weights in the place of these, rounded for their moments if given."""
     made: dict[nn.Module, nn.Module] = {}
     for layer, of_inputs in moments.items():
         quantized = _empty(layer, quantization)

@@ -106,7 +106,8 @@ def load_reward_model(files: Files, dtype: torch.dtype | None = None) -> ScoredM
     if not is_reward_model(files) or SCORE not in source.entries:
         raise UserError(f"{path}: is no reward model (`yunque align reward` makes one)")
     config = parse_configuration({**fields, "tie_word_embeddings": True}, str(path))
-    body: CausalModel = build_model(config, _Without(source, SCORE), dtype, CausalModel)
+    body = build_model(config, _Without(source, SCORE), dtype, CausalModel)
+    assert isinstance(body, CausalModel)
     model = ScoredModel(body)
     score = source.read(SCORE)
     if score.shape != model.score.weight.shape:

@@ -20,7 +20,7 @@ import torch
 from yunque.data.language import detect_language
 from yunque.data.preferences import Message
 from yunque.errors import UserError
-from yunque.model.scored import ScoredModel, load_reward_model
+from yunque.model.scored import ScoredModel, is_reward_model, load_reward_model
 from yunque.tokenizer import Tokenizer, tokenizer_of
 from yunque.train.objectives.reward import judged_text
 from yunque.train.objectives.written import spoken
@@ -79,6 +79,8 @@ def open_reward(workspace: Workspace, name: str) -> Reward:
             "Python function (module:function)"
         )
     files = {file: workspace.file(artifact, file) for file in artifact.files}
+    if not is_reward_model(files):
+        raise UserError(f"reward: {artifact.ref} is no reward model (`yunque align reward` makes one)")
     judge = _by_model(load_reward_model(files, torch.float32), tokenizer_of(workspace, artifact))
     return Reward(judge, {"model": artifact.ref, "hash": artifact.hash}, (artifact,))
 

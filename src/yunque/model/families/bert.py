@@ -155,5 +155,6 @@ BERT = Family(
     prefix="bert.",
     ignored=(r".*embeddings\.position_ids", r"(cls|classifier|qa_outputs)\..*"),
     optional=("pooler",),
+    old_endings={"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"},
     beside=pooling_fields,
 )

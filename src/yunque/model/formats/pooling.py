@@ -29,9 +29,9 @@ def pooling_fields(files: Files) -> dict[str, Any]:
     fields = read_json(path)
     modes = fields.get("pooling_mode") or [name for old, name in _OLD_NAMES.items() if fields.get(old)]
     named = [modes] if isinstance(modes, str) else modes
-    if not isinstance(named, list) or len(named) != 1 or named[0] not in _KNOWN:
+    if not isinstance(named, list) or len(named) != 1 or str(named[0]) not in _KNOWN:
         raise UserError(f"{path}: pooling by {str(modes)[:80]} is not known (there are mean, cls and max)")
-    return {"pooling": _KNOWN[named[0]]}
+    return {"pooling": _KNOWN[str(named[0])]}
 
 
 def _pooling_file(files: Files) -> Path | None:
@@ -45,8 +45,14 @@ def _check_modules(files: Files) -> None:
     if not has_file(files, "modules.json"):
         return
     path = checkpoint_file(files, "modules.json")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     # The file is a list, and a JSON object is what the reader checks.
-    steps = parse_json(b'{"steps": ' + path.read_bytes() + b"}", str(path))["steps"]
+    steps = parse_json(b'{"steps": ' + content + b"}", str(path))["steps"]
+    if not isinstance(steps, list):
+        raise UserError(f"{path}: must hold a list of what follows the model")
     kinds = [str(step.get("type")).rpartition(".")[2] for step in steps if isinstance(step, dict)]
     for kind in kinds:
         if kind not in _MODULES:

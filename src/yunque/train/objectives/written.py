@@ -13,7 +13,7 @@ from torch import Tensor
 from yunque.data.preferences import Message
 from yunque.errors import UserError
 from yunque.model import CausalModel, EncoderDecoder, LanguageModel
-from yunque.model.lora import select_adapter, selected_adapter
+from yunque.model.lora import lora_names, select_adapter, selected_adapter
 from yunque.model.scored import ScoredModel
 from yunque.tokenizer import Tokenizer
 from yunque.train.loss import token_losses
@@ -119,8 +119,8 @@ def reference_of(policy: Writer, frozen: Writer | None) -> Iterator[Writer]:
     if frozen is not None:
         yield frozen
         return
+    assert lora_names(policy), "without a frozen copy the reference is the model without its adapter"
     adapter = selected_adapter(policy)
-    assert adapter is not None, "without a frozen copy the reference is the model without its adapter"
     select_adapter(policy, None)
     try:
         yield policy

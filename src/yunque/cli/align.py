@@ -1,0 +1,220 @@
+"""`yunque align`: learn from preferences, by DPO, a reward model, PPO or GRPO."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from yunque.cli.show import JSON_OPTION, bars, emit, note, table, warn
+from yunque.errors import UserError
+
+if TYPE_CHECKING:
+    from yunque.train.alignment import AlignSettings
+    from yunque.workspace import Artifact, Workspace
+
+app = typer.Typer(
+    no_args_is_help=True, help="Learn what people prefer: DPO, a reward model, PPO and GRPO with it."
+)
+
+_MODEL = typer.Argument(help="The model to start from: NAME or model/NAME@VERSION.")
+_OVERRIDES = typer.Argument(
+    None, metavar="[FIELD=VALUE]...", help="Settings, such as optimizer.learning_rate=0.0001 lora.rank=16."
+)
+_DATA = typer.Option(
+    None,
+    help="Rows of prompt, chosen and rejected: a file (JSON Lines) or a dataset. [default: the shipped ones]",
+    show_default=False,
+)
+_PROMPTS = typer.Option(
+    None,
+    help="Rows with a prompt: a file (JSON Lines) or a dataset. [default: the shipped ones]",
+    show_default=False,
+)
+_HELD_OUT = typer.Option(None, help="A file of rows to measure on. [default: a tenth]", show_default=False)
+_NAME = typer.Option(
+    None, help="The name of the new model. [default: MODEL and the method]", show_default=False
+)
+_EPOCHS = typer.Option(None, help="How often each row is read. [default: 3]", show_default=False)
+_LORA = typer.Option(False, "--lora", help="Train an adapter beside the frozen model.")
+_CONFIG = typer.Option(None, help="A YAML file of settings.")
+_SKIP_BAD = typer.Option(False, "--skip-bad", help="Leave bad lines of the files out.")
+_REWARD = typer.Option(
+    None,
+    help="What judges answers: a reward model, brief, language, or a Python function of yours "
+    "(module:function or file.py:function), which is run.",
+)
+_ROLLOUTS = typer.Option(
+    None, help="How often the model writes answers to learn from. [default: 20]", show_default=False
+)
+
+
+@app.command()
+def dpo(
+    model: str = _MODEL,
+    overrides: list[str] | None = _OVERRIDES,
+    data: str | None = _DATA,
+    held_out: Path | None = _HELD_OUT,
+    name: str | None = _NAME,
+    epochs: float | None = _EPOCHS,
+    lora: bool = _LORA,
+    config: Path | None = _CONFIG,
+    skip_bad: bool = _SKIP_BAD,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Make preferred answers likelier than the others (direct preference optimization)."""
+    from yunque.train.align import DpoSettings, train_dpo
+
+    options: dict[str, Any] = {"name": name, "epochs": epochs, "lora": {} if lora else None}
+    _run(train_dpo, DpoSettings, model, options, (config, overrides), (data, held_out, skip_bad), as_json)
+
+
+@app.command()
+def reward(
+    model: str = _MODEL,
+    overrides: list[str] | None = _OVERRIDES,
+    data: str | None = _DATA,
+    held_out: Path | None = _HELD_OUT,
+    name: str | None = _NAME,
+    epochs: float | None = _EPOCHS,
+    lora: bool = _LORA,
+    config: Path | None = _CONFIG,
+    skip_bad: bool = _SKIP_BAD,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Make a reward model, which tells how good an answer is."""
+    from yunque.train.align import RewardSettings, train_reward
+
+    options: dict[str, Any] = {"name": name, "epochs": epochs, "lora": {} if lora else None}
+    _run(
+        train_reward, RewardSettings, model, options, (config, overrides), (data, held_out, skip_bad), as_json
+    )
+
+
+@app.command()
+def ppo(
+    model: str = _MODEL,
+    overrides: list[str] | None = _OVERRIDES,
+    reward: str | None = _REWARD,
+    data: str | None = _PROMPTS,
+    held_out: Path | None = _HELD_OUT,
+    name: str | None = _NAME,
+    rollouts: int | None = _ROLLOUTS,
+    lora: bool = _LORA,
+    config: Path | None = _CONFIG,
+    skip_bad: bool = _SKIP_BAD,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Let the model answer, and learn from what its answers earn (proximal policy optimization)."""
+    from yunque.train.align_rollouts import PpoSettings, train_ppo
+
+    options: dict[str, Any] = {"name": name, "reward": reward, "rollouts": rollouts, "lora": {} if lora else None}
+    _run(train_ppo, PpoSettings, model, options, (config, overrides), (data, held_out, skip_bad), as_json)
+
+
+@app.command()
+def grpo(
+    model: str = _MODEL,
+    overrides: list[str] | None = _OVERRIDES,
+    reward: str | None = _REWARD,
+    data: str | None = _PROMPTS,
+    held_out: Path | None = _HELD_OUT,
+    name: str | None = _NAME,
+    rollouts: int | None = _ROLLOUTS,
+    lora: bool = _LORA,
+    config: Path | None = _CONFIG,
+    skip_bad: bool = _SKIP_BAD,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Let the model answer each prompt several times, and prefer the better answers (group relative policy
+    optimization)."""
+    from yunque.train.align_rollouts import GrpoSettings, train_grpo
+
+    options: dict[str, Any] = {"name": name, "reward": reward, "rollouts": rollouts, "lora": {} if lora else None}
+    _run(train_grpo, GrpoSettings, model, options, (config, overrides), (data, held_out, skip_bad), as_json)
+
+
+def _run(
+    train: Callable[..., "Artifact"],
+    kind: "type[AlignSettings]",
+    model: str,
+    options: dict[str, Any],
+    told: tuple[Path | None, list[str] | None],
+    rows: tuple[str | None, Path | None, bool],
+    as_json: bool,
+) -> None:
+    """Resolve the settings, find the rows, train, and show what came out."""
+    from yunque.configuration import resolve
+    from yunque.workspace import Workspace
+
+    config, overrides = told
+    prompts_only = "reward" in kind.model_fields
+    named = options.get("reward") or any(text.startswith("reward=") for text in overrides or ())
+    if prompts_only and not named and config is None:
+        raise UserError(
+            "say what judges answers with --reward: a reward model, brief, language, or module:function"
+        )
+    settings = resolve(kind, config, overrides or (), **options)
+    workspace = Workspace.open()
+    workspace.get(model, "model")
+    data, held_out, skip_bad = rows
+    skipped: list[str] = []
+    dataset = _dataset(workspace, data, held_out, skipped.append if skip_bad else None, prompts_only)
+    for sentence in skipped:
+        warn(f"left out: {sentence}")
+    made = train(workspace, model, dataset, settings, bars, note)
+    emit({**made.as_dict(), "skipped": len(skipped)}, as_json, lambda console: _render(console, made))
+    note(f"Curves: {workspace.runs / made.config['run'] / 'curves.png'}")
+
+
+def _dataset(
+    workspace: "Workspace",
+    data: str | None,
+    held_out: Path | None,
+    on_bad: Callable[[str], None] | None,
+    prompts_only: bool,
+) -> "Artifact":
+    """The rows that are named: a file becomes a dataset."""
+    from yunque.data.preferences import add_preferences, shipped_preferences
+
+    if data is None and held_out is None:
+        return shipped_preferences(workspace)
+    if data is None or not Path(data).is_file():
+        if held_out is not None:
+            raise UserError(
+                "--held-out is a file beside a file of --data: a dataset has its own split 'heldout'"
+            )
+        if data is not None and (data.endswith(".jsonl") or data.startswith((".", "/"))):
+            raise UserError(f"{data}: no such file")
+        return workspace.get(str(data), "dataset")
+    letters = "".join(char if char.isascii() and char.isalnum() else "-" for char in Path(data).stem.lower())
+    paths = {"train": Path(data)} | ({"heldout": held_out} if held_out else {})
+    return add_preferences(workspace, letters.strip("-")[:64] or "preferences", paths, on_bad, prompts_only)
+
+
+_SHOWN = {
+    "held_out_accuracy": "accuracy on held-out pairs",
+    "held_out_margin": "margin on held-out pairs",
+    "held_out_loss": "loss on held-out pairs",
+    "held_out_rows": "held-out pairs",
+    "reward_before": "mean reward before",
+    "reward_after": "mean reward after",
+    "measured_on": "measured on",
+    "measured_answers": "answers measured",
+    "answer_tokens": "tokens of an answer",
+    "kl": "KL to the reference, nats an answer (k1)",
+    "kl_k3": "KL to the reference, nats an answer (k3)",
+    "steps": "steps",
+    "seconds": "seconds",
+}
+
+
+def _render(console: Console, made: "Artifact") -> None:
+    figures = made.figures
+    lines = [
+        (words, f"{value:.3f}" if isinstance(value, float) else f"{value}")
+        for name, words in _SHOWN.items()
+        if (value := figures.get(name)) is not None
+    ]
+    console.print(table(made.ref, ("figure", "value"), lines, right=("value",)))
