@@ -10,7 +10,11 @@ from yunque.model import Llama, LlamaConfig, save_model
 from yunque.tokenizer import Tokenizer
 from yunque.workspace import Artifact, Workspace
 
-TEXTS = ["¿Qué hora es? Son las nueve.", "What time is it? It is nine.", "Con mucho gusto. No lo sé. Gladly. No idea."]
+TEXTS = [
+    "¿Qué hora es? Son las nueve.",
+    "What time is it? It is nine.",
+    "Con mucho gusto. No lo sé. Gladly. No idea.",
+]
 GOLDEN = Path(__file__).parent
 
 

@@ -149,15 +149,12 @@ def test_an_encoder_decoder_learns_from_preferences_too() -> None:
     torch.set_num_threads(1)
     tokens = tokenizer()
     config = TransformerConfig(
-        model_type="transformer",
         vocab_size=tokens.vocab_size,
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
+        hidden_size=32,
+        intermediate_size=48,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        num_attention_heads=2,
         max_position_embeddings=64,
         dropout=0.0,
     )

@@ -1,11 +1,10 @@
-import io
 import json
 import math
 
 import pytest
 import torch
 from safetensors.torch import load, save
-from small_alignments import ROWS, config, model, tokenizer
+from small_alignments import ROWS, model, tokenizer
 from torch.testing import assert_close
 
 from yunque.errors import UserError
@@ -96,7 +95,9 @@ def test_a_reward_model_comes_back_bit_for_bit(family, tmp_path) -> None:
     again = load_reward_model(folder)
     assert is_reward_model(folder)
     assert torch.equal(again.text_scores(TEXTS), ours.eval().text_scores(TEXTS))
-    assert save_reward_model(again, pad_id=1) == files
+    resaved = save_reward_model(again, pad_id=1)
+    assert resaved["model.safetensors"] == files["model.safetensors"]
+    assert json.loads(resaved["config.json"]) == json.loads(files["config.json"])
 
 
 def test_what_is_no_reward_model_is_told_in_one_sentence(tmp_path) -> None:
@@ -177,14 +178,15 @@ def test_the_number_is_read_at_the_end_token_or_before_it_where_that_is_the_padd
 
 def test_a_family_without_such_models_is_refused() -> None:
     rnn = new_model(
-        parse_configuration({"model_type": "rnn", "vocab_size": 20, "hidden_size": 8, "num_layers": 1}, "t")
+        parse_configuration(
+            {"model_type": "rnn", "vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1}, "t"
+        )
     )
     with pytest.raises(UserError, match="cannot become a reward model"):
         reward_model(rnn)
 
 
 def test_the_head_for_tokens_is_given_up() -> None:
-    ours = reward_model(model(tie_word_embeddings=False))
-    assert not any("head" in name for name in ours.state_dict())
-    assert config(tokenizer()).tie_word_embeddings
-    assert io.BytesIO(save_reward_model(ours, 1)["model.safetensors"]).getbuffer().nbytes > 0
+    whole = model(tie_word_embeddings=False)
+    assert "head.weight" in whole.state_dict()
+    assert not any("head" in name for name in reward_model(whole).state_dict())

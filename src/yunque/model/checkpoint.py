@@ -62,7 +62,8 @@ def load_model(
 ) -> LanguageModel:
     """The model in a folder, or in files given by name; ready for use, not for training.
 
-    Numbers become `dtype`, or stay as they are stored (as those of a quantized model always do). `kind` is what the caller can use (a `CausalModel`, say).
+    Numbers become `dtype`, or stay as they are stored (as those of a quantized model always do). `kind` is what the
+    caller can use (a `CausalModel`, say).
     Raises UserError when a file is absent, damaged, or does not fit the configuration, before memory is taken.
     """
     return build_model(read_configuration(files), open_source(files), dtype, kind)
@@ -254,19 +255,19 @@ def checkpoint_tensors(model: LanguageModel) -> dict[str, Tensor]:
 
 def configuration_file(config: ModelConfig) -> bytes:
     """`config.json`: what was read, with nothing left out, or what a new model needs."""
-    fields: dict[str, Any] = config.model_dump(mode="json", by_alias=True)
-    known = {field.alias or name for name, field in type(config).model_fields.items()}
-    said = {
-        type(config).model_fields[name].alias or name
-        for name in config.model_fields_set & set(type(config).model_fields)
-    }
-    fields = {
+    described = type(config).model_fields
+    known = {field.alias or name for name, field in described.items()}
+    said = {described[name].alias or name for name in config.model_fields_set & described.keys()}
+    fields: dict[str, Any] = {
         name: value
-        for name, value in fields.items()
+        for name, value in config.model_dump(mode="json", by_alias=True).items()
         if value is not None or name not in known or name in said
     }
-    fields["architectures"] = fields.get("architectures") or [family_of(config).architecture]
-    return (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
+    # First, as other programs write it: they look there for what opens the model.
+    architectures = fields.pop("architectures", None) or [family_of(config).architecture]
+    return (
+        json.dumps({"architectures": architectures, **fields}, indent=2, ensure_ascii=False) + "\n"
+    ).encode()
 
 
 def save_model(model: LanguageModel) -> dict[str, bytes]:

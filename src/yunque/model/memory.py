@@ -205,9 +205,7 @@ def _make_trainable(model: LanguageModel, training: Training) -> None:
         return
     matrices = _matrices_of_layers(model)
     if not matrices:
-        raise UserError(
-            f"{training.method}: a {model.config.model_type} model has no matrices of layers to adapt"
-        )
+        raise UserError(f"{training.method}: {model.config.model_type} has no matrices of layers to adapt")
     _cast(model.requires_grad_(False), getattr(torch, training.dtype))
     if training.method == "qlora":
         for stack in stacks_of(model):

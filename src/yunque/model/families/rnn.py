@@ -114,7 +114,9 @@ class Recurrence(nn.Module):
         x_RTD = x_RTD.index_put((runs_N, places_N), x_BTD.flatten(0, 1)[real_N])
         y_RTD, after = self._run(x_RTD, state, lengths_R)
         y_ND = torch.zeros_like(x_BTD).flatten(0, 1)
-        y_BTD = y_ND.index_put((real_N.nonzero()[:, 0],), y_RTD[runs_N, places_N]).view_as(x_BTD)
+        y_BTD = y_ND.index_put((real_N.nonzero()[:, 0],), y_RTD[runs_N, places_N].to(y_ND.dtype)).view_as(
+            x_BTD
+        )
         return y_BTD, after
 
     def _run(
