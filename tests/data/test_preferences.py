@@ -55,7 +55,10 @@ def test_accents_typed_in_two_ways_are_one_text() -> None:
         ({"prompt": []}, "the last message of 'prompt' must be the user's"),
         ({"prompt": [{"role": "assistant", "content": "Hola"}]}, "must be the user's"),
         ({"prompt": [{"role": "boss", "content": "Hola"}]}, "message 1 of 'prompt': 'role' must be one of"),
-        ({"prompt": [{"role": "user", "content": ""}]}, "message 1 of 'prompt': the field 'content' is empty"),
+        (
+            {"prompt": [{"role": "user", "content": ""}]},
+            "message 1 of 'prompt': the field 'content' is empty",
+        ),
         ({"prompt": ["Hola"]}, "message 1 of 'prompt' must be an object"),
         ({"id": 7}, "'id' must be text"),
     ],

@@ -74,7 +74,10 @@ def generated(theirs: PreTrainedModel, prompts: list[list[int]], **settings) -> 
     ids, mask = left_padded(prompts)
     if theirs.config.is_encoder_decoder and mask is not None:
         rows = [prompt + [0] * (ids.shape[1] - len(prompt)) for prompt in prompts]
-        ids, mask = torch.tensor(rows), torch.tensor([[1] * len(p) + [0] * (ids.shape[1] - len(p)) for p in prompts])
+        ids, mask = (
+            torch.tensor(rows),
+            torch.tensor([[1] * len(p) + [0] * (ids.shape[1] - len(p)) for p in prompts]),
+        )
     mask = torch.ones_like(ids) if mask is None else mask
     with torch.inference_mode():
         rows = theirs.generate(ids, attention_mask=mask, do_sample=False, **settings).tolist()

@@ -73,7 +73,7 @@ def log(workspace: Workspace, made: Artifact) -> list[dict]:
     return [json.loads(line) for line in workspace.file(made, "loss.jsonl").read_text().splitlines()]
 
 
-def share_of_e(prompt: str, answer: str) -> float:
-    """A reward that tests can look up by name: the share of letters that are an e."""
+def share_of_vowels(prompt: str, answer: str) -> float:
+    """A reward that tests can look up by name: the share of letters that are vowels."""
     del prompt
-    return answer.count("e") / max(1, len(answer))
+    return sum(letter in "aeiou" for letter in answer) / max(1, len(answer))

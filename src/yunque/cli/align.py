@@ -109,7 +109,12 @@ def ppo(
     """Let the model answer, and learn from what its answers earn (proximal policy optimization)."""
     from yunque.train.align_rollouts import PpoSettings, train_ppo
 
-    options: dict[str, Any] = {"name": name, "reward": reward, "rollouts": rollouts, "lora": {} if lora else None}
+    options: dict[str, Any] = {
+        "name": name,
+        "reward": reward,
+        "rollouts": rollouts,
+        "lora": {} if lora else None,
+    }
     _run(train_ppo, PpoSettings, model, options, (config, overrides), (data, held_out, skip_bad), as_json)
 
 
@@ -131,7 +136,12 @@ def grpo(
     optimization)."""
     from yunque.train.align_rollouts import GrpoSettings, train_grpo
 
-    options: dict[str, Any] = {"name": name, "reward": reward, "rollouts": rollouts, "lora": {} if lora else None}
+    options: dict[str, Any] = {
+        "name": name,
+        "reward": reward,
+        "rollouts": rollouts,
+        "lora": {} if lora else None,
+    }
     _run(train_grpo, GrpoSettings, model, options, (config, overrides), (data, held_out, skip_bad), as_json)
 
 

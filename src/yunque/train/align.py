@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import torch
 from pydantic import Field
 from safetensors.torch import load_file, save
 
@@ -31,7 +30,7 @@ _MEASURED_ANSWERS = 32
 class DpoSettings(AlignSettings):
     """Settings of `yunque align dpo`; `max_new_tokens` is for the answers that the divergence is measured on."""
 
-    optimizer: OptimizerSettings = OptimizerSettings(learning_rate=3e-4, weight_decay=0.0)
+    optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-4, weight_decay=0.0)
     loss: DpoLoss = DpoLoss()
     epochs: float = Field(default=3.0, gt=0)
     max_new_tokens: int = Field(default=48, ge=1)
@@ -190,7 +189,6 @@ def _divergence(alignment: Alignment, model: Writer, pairs: Sequence[Pair]) -> d
         tokenizer.end_ids,
         tokenizer.mark_ids,
     )
-    with torch.inference_mode():
-        rollouts.parts(model, 0)
+    rollouts.parts(model, 0)
     figures = rollouts.current.figures()
     return {name: figures[name].item() for name in ("kl", "kl_k3", "answer_tokens")}

@@ -210,7 +210,7 @@ def _workload(prompts: Sequence[_Prompt], settings: RolloutSettings) -> Workload
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _measured(
     alignment: Alignment,
     model: LanguageModel,

@@ -1,7 +1,8 @@
 """The one training loop. An objective says how a step becomes a loss; everything else is here.
 
 A run that is killed at any moment and started again ends with the same bits: each step depends only on the weights,
-the optimizer's moments, torch's generator and the step's number, and a checkpoint holds all of them.
+the optimizer's moments, torch's generator, the step's number and the objective's state where it has one, and a
+checkpoint holds all of them.
 """
 
 import json

@@ -69,19 +69,21 @@ class DirectPreference:
     def _held_out_numbers(self) -> list[int]:
         return list(range(len(self.pairs), len(self._all)))
 
-    @torch.no_grad()
+    @torch.enable_grad()
     def find_reference(self, reference: Writer, advance: Callable[[int], None]) -> Tensor:
         """Their log-probabilities [P, 2] under a model.
 
-        The pairs are read together as the first epoch reads them: sums of floats depend on what shares a batch, and
-        so the first loss is what it must be, to the bit.
+        The pairs are read as the first epoch reads them, with the same neighbours (sums of floats depend on what
+        shares a batch) and as in training (a quantized matrix rounds less there): so the first loss is what it must
+        be, to the bit.
         """
+        reference.train()
         found = torch.zeros(len(self._all), 2)
         batches = [self.order.batch(step) for step in range(self.order.batches_per_epoch)]
         for numbers in [*batches, self._held_out_numbers]:
             for part in pair_parts(self._all, numbers, self.together):
                 both = self._log_probabilities(reference, part.batch)
-                found[list(part.batch)] = torch.stack(both, dim=1).cpu()
+                found[list(part.batch)] = torch.stack(both, dim=1).detach().cpu()
                 advance(len(part.batch))
         return found
 

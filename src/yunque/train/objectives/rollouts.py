@@ -215,15 +215,8 @@ class Rollouts:
     def written(self, rows: Sequence[int]) -> list[Written]:
         """Some answers with their prompts."""
         rollout = self.current
-        return [
-            Written(self._prompts[int(rollout.prompts[row])], answer)
-            for row, answer in zip(rows, self.cut(rollout.tokens, rows), strict=True)
-        ]
-
-    def cut(self, values_N: Tensor, rows: Sequence[int]) -> list[list[int]]:
-        """The numbers of some answers' tokens."""
-        pieces = torch.split(values_N, self.current.lengths.tolist())
-        return [pieces[row].tolist() for row in rows]
+        answers = torch.split(rollout.tokens, rollout.lengths.tolist())
+        return [Written(self._prompts[int(rollout.prompts[row])], answers[row].tolist()) for row in rows]
 
     def of_rows(self, values_N: Tensor, rows: Sequence[int]) -> Tensor:
         """The numbers of the tokens of some answers, one after the other."""
@@ -232,8 +225,9 @@ class Rollouts:
 
     @torch.no_grad()
     def _collect(self, model: LanguageModel, number: int) -> Rollout:
-        """Let the model answer, and read the answers in the parts in which the first epoch will: sums of floats
-        depend on what shares a batch, and so the first ratio is 1 to the bit."""
+        """Let the model answer, and read the answers as the first epoch will, in the same parts (sums of floats
+        depend on what shares a batch) and as in training (a quantized matrix rounds less there): so the first
+        ratio is 1 to the bit."""
         plan, policy, training = self.plan, writer_of(model), model.training
         model.eval()
         prompts = plan.chosen(number, len(self._prompts))
@@ -273,7 +267,7 @@ class Rollouts:
         """The log-probability of each token, the value of its position, and its log-probability under the
         reference."""
         found: list[tuple[Tensor, ...]] = [()] * len(rows)
-        with autocast(model, self.precision):
+        with torch.set_grad_enabled(model.training), autocast(model, self.precision):
             for within in range(self.plan.batches):
                 for part in self.plan.batch(number, within):
                     some = [rows[row] for row in part]
@@ -282,7 +276,8 @@ class Rollouts:
                         theirs = -token_losses(reference, *answer_vectors(reference, some))
                     lengths = [len(row.answer) for row in some]
                     pieces = (
-                        torch.split(each.cpu(), lengths) for each in (log_probabilities, values, theirs)
+                        torch.split(each.detach().cpu(), lengths)
+                        for each in (log_probabilities, values, theirs)
                     )
                     for row, *three in zip(part, *pieces, strict=True):
                         found[row] = tuple(three)
