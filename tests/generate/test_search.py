@@ -160,3 +160,24 @@ def test_an_encoder_writes_no_text(tmp_path) -> None:
     BertModel(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="writes no text"):
         greedy_search(load_model(tmp_path), PROMPTS, 3)
+
+
+def test_nothing_asked_gives_nothing(tmp_path) -> None:
+    _, ours = pair(tmp_path, "llama")
+    assert greedy_search(ours, PROMPTS, 0) == [[], [], []]
+    assert greedy_search(ours, [], 5) == [] == beam_search(ours, [], 4, 5)
+    assert [beams[0].ids for beams in beam_search(ours, PROMPTS, 4, 0)] == [[], [], []]
+
+
+def test_scores_that_are_no_numbers_are_told(tmp_path) -> None:
+    _, ours = pair(tmp_path, "llama")
+    ours.norm.weight[3] = float("nan")
+    for search in (lambda: greedy_search(ours, PROMPTS, 5), lambda: beam_search(ours, PROMPTS, 2, 5)):
+        with pytest.raises(UserError, match="scores are not numbers"):
+            search()
+
+
+def test_a_token_that_the_model_does_not_know_is_told(tmp_path) -> None:
+    _, ours = pair(tmp_path, "llama")
+    with pytest.raises(UserError, match="number 60 in this text"):
+        greedy_search(ours, [[5, 60]], 5)

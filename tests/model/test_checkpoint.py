@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 from yunque.errors import UserError
 from yunque.model import Llama, LlamaConfig, load_model, read_configuration, save_model
+from yunque.model.family import family_of, known_model_types
 
 CONFIG = LlamaConfig(
     vocab_size=300,
@@ -97,4 +98,20 @@ def test_a_newer_and_an_older_spelling_of_rotary_positions_mean_the_same(tmp_pat
     half = {"rope_parameters": {"rope_theta": 500.0, "rope_type": "llama3", "factor": 8}}
     (tmp_path / "config.json").write_text(json.dumps(config | half))
     with pytest.raises(UserError, match="need low_freq_factor"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("model_type", known_model_types())
+def test_every_model_type_leads_to_its_family(model_type: str) -> None:
+    field = family_of({"model_type": model_type}).config.model_fields["model_type"]
+    assert field.default == model_type
+
+
+def test_a_field_that_no_family_knows_may_have_any_number(tmp_path) -> None:
+    saved(model(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"layerdrop_seed": 10**9}))
+    assert json.loads(save_model(load_model(tmp_path))["config.json"])["layerdrop_seed"] == 10**9
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**9}))
+    with pytest.raises(UserError, match="num_hidden_layers: Input should be less than or equal to 10000"):
         load_model(tmp_path)

@@ -137,7 +137,7 @@ def mutate_json(content: bytes, chance: random.Random, huge: bool) -> bytes:
     [
         ({"hidden_size": 10**6, "num_hidden_layers": 10**9}, "layers"),
         ({"num_hidden_layers": 10**9}, "layers"),
-        ({"hidden_size": 10**6, "intermediate_size": 10**6}, "by config.json"),
+        ({"hidden_size": 10**6, "num_attention_heads": 1000}, "by config.json"),
         ({"vocab_size": 10**12}, "vocab_size"),
         ({"hidden_size": 2**31 - 1, "vocab_size": 2**31 - 1}, "beyond|by config.json|multiple"),
         ({"num_hidden_layers": 3}, "missing"),
@@ -226,6 +226,23 @@ def test_the_cache_of_the_hub_links_to_its_own_blobs(tmp_path: Path) -> None:
     opened(snapshot)
 
 
+def test_a_folder_below_that_leads_out_is_told(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", "safetensors")
+    (folder / "modules.json").write_text('[{"path": "1_Pooling"}]')
+    outside = tmp_path / "secrets"
+    outside.mkdir()
+    (outside / "config.json").write_text("{}")
+    (folder / "1_Pooling").symlink_to(outside)
+    refused(folder, "leads out of the folder")
+    (folder / "1_Pooling").unlink()
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").symlink_to(outside / "config.json")
+    refused(folder, "leads out of the folder")
+    (folder / "1_Pooling" / "config.json").unlink()
+    os.mkfifo(folder / "1_Pooling" / "config.json")
+    refused(folder, "not an ordinary file")
+
+
 def test_a_tensor_in_two_shards_or_in_none_is_told(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model", "sharded")
     index = folder / "model.safetensors.index.json"
@@ -301,6 +318,34 @@ def test_a_zip_bomb_is_told(tmp_path: Path) -> None:
             archive.writestr(name, b"\0" * 200_000_000 if name.endswith("data.pkl") else content)
     assert file.stat().st_size < 1_000_000
     refused(folder, "compressed")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("count", [1_500_000, 60_000_000])
+def test_a_pickle_of_too_many_steps_is_told(zipped: bool, count: int, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", "bin")
+    file = folder / "pytorch_model.bin"
+    steps = b"\x80\x02" + b"}" * count + b"."
+    if zipped:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("archive/data.pkl", steps)
+    else:
+        start = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+        file.write_bytes(b"".join(pickle.dumps(value, protocol=2) for value in start) + steps)
+    refused(folder, "more than 1,000,000 steps|far too large")
+    file.write_bytes(steps)
+    refused(folder, "more than 1,000 steps")
+
+
+def test_keys_of_storages_that_hold_one_another_are_told(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", "legacy")
+    twice: list[Any] = []
+    for _ in range(60):
+        twice = [twice, twice]
+    parts = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {}, twice)
+    content = b"".join(pickle.dumps(value, protocol=2) for value in parts)
+    (folder / "pytorch_model.bin").write_bytes(content)
+    refused(folder, "its storages have no names")
 
 
 def _header(shape: list[int], size: int) -> bytes:

@@ -1,8 +1,9 @@
 """Models come into the workspace and leave it bit for bit, with all that belongs to them."""
 
+import errno
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -224,6 +225,117 @@ def test_an_export_replaces_only_what_is_its_own(workspace: Workspace, tmp_path:
         export_model(workspace, "tiny", tmp_path / "file", force=True)
 
 
+def test_what_the_user_put_into_an_export_is_not_lost(workspace: Workspace, tmp_path: Path) -> None:
+    import_model(workspace, str(write_checkpoint(tmp_path / "tiny", "safetensors")))
+    out = tmp_path / "out"
+    export_model(workspace, "tiny", out)
+    (out / "notes").mkdir()
+    (out / "notes" / "tesis.txt").write_text("mía")
+    with pytest.raises(UserError, match=r"tesis\.txt: is no part of the earlier export"):
+        export_model(workspace, "tiny", out)
+    assert (out / "notes" / "tesis.txt").read_text() == "mía"
+    shutil.rmtree(out / "notes")
+    config = (out / "config.json").read_bytes()
+    for changed in (config + b"\n", config.swapcase()):
+        (out / "config.json").write_bytes(changed)
+        with pytest.raises(UserError, match=r"config\.json: was changed since its export"):
+            export_model(workspace, "tiny", out)
+        assert (out / "config.json").read_bytes() == changed
+    (out / "config.json").unlink()
+    (out / "config.json").symlink_to(tmp_path / "tiny" / "config.json")
+    with pytest.raises(UserError, match="was changed"):
+        export_model(workspace, "tiny", out)
+    for mark in ("{}", "[", '{"files": {"config.json": 5}}'):
+        (out / "yunque.json").write_text(mark)
+        with pytest.raises(UserError, match=r"no earlier export|was changed|is no part"):
+            export_model(workspace, "tiny", out)
+    # As it was exported, or less, it is ours to replace.
+    export_model(workspace, "tiny", out, force=True)
+    (out / "config.json").unlink()
+    export_model(workspace, "tiny", out)
+    assert (out / "config.json").read_bytes() == config
+
+
+def test_our_own_export_comes_back_with_its_tokenizer(
+    workspace: Workspace, tmp_path: Path, put_tiny_model: Callable[..., Artifact]
+) -> None:
+    mini = put_tiny_model(workspace)
+    export_model(workspace, "mini", tmp_path / "mini-hf")
+    copy = import_model(workspace, str(tmp_path / "mini-hf"), name="copy")
+    assert copy.files == {name: mini.files[name] for name in copy.files}
+    assert set(copy.files) == {"config.json", "model.safetensors", "tokenizer.json"}
+    ours, theirs = (Tokenizer.of_files(files_of(workspace, one)) for one in (mini, copy))
+    assert ours.to_json() == theirs.to_json() and ours.encode("¿Dónde está?") == theirs.encode("¿Dónde está?")
+    same_tensors(files_of(workspace, mini), files_of(workspace, copy))
+
+
+def test_more_chat_templates_and_the_steps_after_a_model_are_kept(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    folder = write_checkpoint(tmp_path / "tiny", "safetensors")
+    kept = {
+        "additional_chat_templates/tool_use.jinja": "{{ tools }}",
+        "1_Pooling/config.json": '{"pooling_mode": "lasttoken"}',
+        "pasos/ñ.json": "{}",
+    }
+    left = {
+        "additional_chat_templates/evil.py": "x",
+        "1_Pooling/.hidden.json": "{}",
+        "notes/private.json": "{}",
+    }
+    for name, content in {**kept, **left}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+    steps = [{"path": ""}, {"path": "1_Pooling"}, {"path": "pasos"}, {"path": "2_Normalize"}]
+    (folder / "modules.json").write_text(json.dumps(steps))
+    artifact = import_model(workspace, str(folder))
+    assert {name for name in artifact.files if "/" in name} == set(kept)
+    export_model(workspace, "tiny", tmp_path / "out")
+    for name, content in kept.items():
+        assert (tmp_path / "out" / name).read_text() == content
+    # Such an export is known as ours too.
+    export_model(workspace, "tiny", tmp_path / "out")
+    for outside in ("../notes", "/etc", ".."):
+        (folder / "modules.json").write_text(json.dumps([{"path": outside}]))
+        with pytest.raises(UserError, match="not a plain file name"):
+            import_model(workspace, str(folder))
+
+
+def test_numbers_that_a_type_cannot_hold_are_told(workspace: Workspace, tmp_path: Path) -> None:
+    model = tiny_llama()
+    model.norm.weight[:2] = 1e30
+    folder = write_checkpoint(tmp_path / "tiny", "safetensors", model)
+    with pytest.raises(UserError, match=r"norm\.weight has 2 numbers that are beyond float16.* bfloat16"):
+        import_model(workspace, str(folder), dtype="float16")
+    assert workspace.list("model") == [] and not list(workspace.root.glob(".import*"))
+    import_model(workspace, str(folder), dtype="bfloat16")
+    # What was infinite before is kept as it is.
+    model.norm.weight[:2] = float("inf")
+    import_model(workspace, str(write_checkpoint(tmp_path / "inf", "safetensors", model)), dtype="float16")
+
+
+def test_a_file_that_is_read_whole_must_fit_into_memory(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("legacy", "bin"):
+        write_checkpoint(tmp_path / kind, kind)
+    monkeypatch.setattr("os.sysconf", lambda _: 100)
+    with pytest.raises(UserError, match="GB of memory"):
+        import_model(workspace, str(tmp_path / "legacy"))
+    import_model(workspace, str(tmp_path / "bin"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("unicodé ñ", "unicode-n"), ("Ñandú_", "nandu"), ("_Año 2.0-", "ano-2.0"), ("a" * 63 + "-b", "a" * 63)],
+)
+def test_a_spanish_name_keeps_its_letters(
+    folder: str, name: str, workspace: Workspace, tmp_path: Path
+) -> None:
+    made = import_model(workspace, str(write_checkpoint(tmp_path / folder, "safetensors")))
+    assert made.name == name
+
+
 def test_a_model_of_another_shape_does_not_go_out_as_gguf(workspace: Workspace, tmp_path: Path) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -269,6 +381,9 @@ def test_a_name_of_the_hub_is_brought_here(
 @pytest.mark.parametrize(
     ("error", "match"),
     [
+        (OSError(errno.ENOSPC, "No space left on device"), r"could not be kept .* No space left on device$"),
+        (PermissionError(errno.EACCES, "Permission denied", "/cache"), r"Permission denied \(/cache\)"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "cannot be reached from here"),
         (ConnectionError("no route"), r"cannot be reached from here .* run `yunque model import FOLDER`"),
         (type("RepositoryNotFoundError", (Exception,), {})(), "there is no such model"),
         (type("GatedRepoError", (Exception,), {})(), "licence to be accepted"),
@@ -284,6 +399,46 @@ def test_a_hub_that_does_not_answer_is_told(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(UserError, match=match):
         import_model(workspace, "hf:org/tiny")
+
+
+def test_the_cache_of_a_repository_of_sentence_transformers_comes_in(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import BertConfig, BertModel
+
+    made, repository = tmp_path / "made", tmp_path / "models--org--tiny"
+    config = BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+    )
+    BertModel(config).save_pretrained(made)
+    (made / "1_Pooling").mkdir()
+    (made / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    (made / "additional_chat_templates").mkdir()
+    (made / "additional_chat_templates" / "rag.jinja").write_text("{{ documents }}")
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    steps = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
+    (made / "modules.json").write_text(json.dumps(steps))
+    names = [path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()]
+
+    def one(_name: str, file: str, revision: str | None = None) -> str:
+        # As in a real cache: the content is a blob, and a link leads there.
+        path = repository / "snapshots" / str(revision) / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (repository / "blobs").mkdir(exist_ok=True)
+        blob = repository / "blobs" / sha256_of(made / file)
+        shutil.copyfile(made / file, blob)
+        path.symlink_to(Path(*[".."] * (2 + file.count("/")), "blobs", blob.name))
+        return str(path)
+
+    siblings = [SimpleNamespace(rfilename=name) for name in names]
+    info = SimpleNamespace(sha="c0ffee", siblings=siblings)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", one)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: info)
+    artifact = import_model(workspace, "hf:org/tiny")
+    assert set(artifact.files) >= {"1_Pooling/config.json", "additional_chat_templates/rag.jinja"}
+    model = load_model(files_of(workspace, artifact))
+    assert model.config.pooling == "cls"
+    assert load_model(repository / "snapshots" / "c0ffee").config.pooling == "cls"
 
 
 def test_a_name_that_is_none_and_a_missing_package_are_told(

@@ -8,11 +8,12 @@ import parity
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from yunque.errors import UserError
-from yunque.model import CausalModel, load_model, save_model
+from yunque.model import CausalModel, LlamaConfig, load_model, read_configuration, save_model
 from yunque.model import attention as attention_module
 
 SHAPE = {
@@ -258,6 +259,14 @@ def test_a_checkpoint_comes_back_bit_for_bit(kind: str, dtype: torch.dtype, tmp_
             "partial_rotary_factor",
         ),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "layer"),
+        ({"rope_parameters": 7}, "groups of fields"),
+        ({"head_dim": 2**17}, "larger than any"),
+        ({"hidden_size": "32"}, "hidden_size"),
+        ({"hidden_size": 32.0}, "hidden_size"),
+        ({"num_hidden_layers": True}, "num_hidden_layers"),
+        ({"num_hidden_layers": 10_001}, "num_hidden_layers"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings"),
+        ({"eos_token_id": [2, "3"]}, "eos_token_id"),
     ],
     ids=str,
 )
@@ -265,3 +274,68 @@ def test_a_llama_that_cannot_be_is_told_in_one_sentence(changes: dict, told: str
     with pytest.raises(UserError, match=told) as raised:
         opened(checkpoint("Llama"), tmp_path, **changes)
     assert "\n" not in str(raised.value)
+
+
+def longrope(**changes: object) -> dict:
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    return {"rope_type": "longrope", "rope_theta": 10000.0, **factors, **changes}
+
+
+@pytest.mark.parametrize(
+    ("group", "told"),
+    [
+        (ROPES["yarn"] | {"beta_fast": -1.0}, "beta_fast"),
+        (ROPES["yarn"] | {"beta_fast": 1e308}, "cannot be worked out"),
+        (ROPES["yarn"] | {"attention_factor": 1e300}, "cannot be worked out"),
+        (ROPES["yarn"] | {"original_max_position_embeddings": 10**400}, "original_max_position_embeddings"),
+        (ROPES["llama3"] | {"low_freq_factor": 0}, "low_freq_factor"),
+        (ROPES["llama3"] | {"low_freq_factor": -1}, "low_freq_factor"),
+        (ROPES["llama3"] | {"high_freq_factor": 1e308, "low_freq_factor": 1e307}, "cannot be worked out"),
+        (ROPES["dynamic"] | {"factor": 1e300}, "cannot be worked out"),
+        (ROPES["default"] | {"rope_theta": 1e-300}, "cannot be worked out"),
+        (longrope(original_max_position_embeddings=1), "cannot be worked out"),
+        (
+            longrope(original_max_position_embeddings=16, long_factor=[1.0, 1.0, 1.0, 0.0]),
+            "cannot be worked out",
+        ),
+        (longrope(original_max_position_embeddings=16, short_factor=[1.0] * 3), "4 numbers each"),
+    ],
+    ids=str,
+)
+def test_rotary_positions_that_cannot_be_are_told_before_the_weights_are_read(
+    group: dict, told: str, tmp_path: Path
+) -> None:
+    parity.saved(checkpoint("Llama"), tmp_path, rope_parameters=group)
+    with pytest.raises(UserError, match=told) as raised:
+        read_configuration(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("group", [*ROPES.values(), longrope(original_max_position_embeddings=16)], ids=str)
+def test_rotary_positions_that_can_be_are_not_refused(group: dict, tmp_path: Path) -> None:
+    # Some writers keep a float that is whole as a whole number.
+    whole = {name: int(one) if one == 4.0 else one for name, one in group.items()}
+    parity.saved(checkpoint("Llama"), tmp_path, rope_parameters=whole)
+    assert isinstance(read_configuration(tmp_path), LlamaConfig)
+
+
+@pytest.mark.parametrize("kind", ["LlamaModel", "LlamaForSequenceClassification"])
+def test_the_weights_of_another_task_are_named(kind: str, tmp_path: Path) -> None:
+    theirs = getattr(transformers, kind)(transformers.LlamaConfig(**SHAPE))
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=rf"config\.json says '{kind}'.*lm_head\.weight is missing"):
+        load_model(tmp_path)
+    parity.saved(checkpoint("Llama"), tmp_path, num_hidden_layers=3)
+    with pytest.raises(UserError, match="not the weights of a llama: ") as raised:
+        load_model(tmp_path)
+    assert "another task" not in str(raised.value)
+
+
+@pytest.mark.parametrize("stored", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_floats_of_8_bits_are_read_as_larger_ones_or_told(stored: torch.dtype, tmp_path: Path) -> None:
+    parity.saved(checkpoint("Llama"), tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file({name: tensor.to(stored) for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"float8.*open it as float32"):
+        load_model(tmp_path)
+    assert load_model(tmp_path, torch.bfloat16)(torch.arange(9)[None]).isfinite().all()

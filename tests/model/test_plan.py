@@ -93,9 +93,9 @@ def test_sizes_beyond_a_tensor_are_refused_in_a_sentence() -> None:
             shape(
                 LLAMA,
                 vocab_size=2**31 - 1,
-                hidden_size=2**31 - 4,
+                hidden_size=2**31 - 2**16,
                 intermediate_size=2**31 - 1,
-                num_attention_heads=2,
-                num_key_value_heads=2,
+                num_attention_heads=2**15,
+                num_key_value_heads=2**15,
             )
         )

@@ -1,5 +1,6 @@
 import base64
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,22 @@ def test_vocab_and_merges_give_what_transformers_gives(tmp_path: Path) -> None:
     assert ours.end_ids == (vocab["<|endoftext|>"],)
     (tmp_path / "encoder.json").write_bytes((tmp_path / "vocab.json").read_bytes())
     assert read_tokenizer(tmp_path / "vocab.json").encode(SENTENCE) == ours.encode(SENTENCE)
+
+
+def test_qwen_reads_letters_spelled_in_two_parts_as_one(tmp_path: Path) -> None:
+    vocab, merges = learned("qwen2")
+    for name, content in (
+        ("vocab.json", json.dumps(vocab)),
+        ("merges.txt", "\n".join(map(" ".join, merges))),
+        ("tokenizer_config.json", json.dumps({"tokenizer_class": "Qwen2Tokenizer"})),
+    ):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    qwen = read_tokenizer(tmp_path)
+    gpt2 = tokenizer_from_merges(vocab, merges, [], "gpt2")
+    for text in ("El niño comió piñas", "Ñandú, pingüino y cigüeña"):
+        apart = unicodedata.normalize("NFD", text)
+        assert qwen.encode(apart) == qwen.encode(text)
+        assert gpt2.encode(apart) != gpt2.encode(text)
 
 
 def test_a_vocabulary_of_merges_keeps_what_it_was_told() -> None:

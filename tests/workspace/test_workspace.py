@@ -113,6 +113,31 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x"]
 
 
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "a").write_text("old")
+    rename, deleted_first = Path.rename, []
+
+    def fail(self: Path, to: Path) -> Path:
+        if (self / "new").exists():
+            deleted_first.append(not list(tmp_path.glob("*/a")) and not list(tmp_path.glob(".*/a")))
+            raise PermissionError("no")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(PermissionError), atomic_folder(target) as folder:
+        (folder / "new").write_text("x")
+    assert deleted_first == [False]
+    assert (target / "a").read_text() == "old" and list(tmp_path.iterdir()) == [target]
+    monkeypatch.undo()
+    with atomic_folder(target) as folder:
+        (folder / "new").write_text("x")
+    assert [path.name for path in target.iterdir()] == ["new"] and list(tmp_path.iterdir()) == [target]
+
+
 def test_a_kill_while_putting_loses_nothing_that_was_finished(tmp_path: Path) -> None:
     code = (
         "import sys; from yunque.workspace import Workspace\n"

@@ -98,7 +98,7 @@ def _bytes(text: str) -> int:
 
 @app.command("show")
 def show(model: str = typer.Argument(help=_REF_OR_PATH), as_json: bool = JSON_OPTION) -> None:
-    """Show a model's layers: shapes, parameters, bytes. Weights are not read."""
+    """Show a model's layers: shapes, parameters, bytes. Of the weights, only copies of a tied table are read."""
     from yunque.model.opening import open_checkpoint, open_files
     from yunque.model.summary import model_parts
     from yunque.workspace import Workspace

@@ -24,8 +24,10 @@ def greedy_search(
 
     Prompts of unequal length share a batch; none may be empty.
     """
-    state = open_state(model, prompts, max_new_tokens)
     written: list[list[int]] = [[] for _ in prompts]
+    if not prompts or max_new_tokens < 1:
+        return written
+    state = open_state(model, prompts, max_new_tokens)
     logits_BV = state.next_logits()
     while True:
         tokens_B = logits_BV.argmax(-1)
@@ -114,6 +116,8 @@ def beam_search(
     scores its log-probability divided by its length to the `length_penalty`: above 0 favours longer ones. A search
     ends where the best running text, scored at its present length, is below every finished one, as in `transformers`.
     """
+    if not prompts or max_new_tokens < 1:
+        return [[Beam([], 0.0)] for _ in prompts]
     state = open_state(model, prompts, max_new_tokens)
     searches = [_Search(num_beams, length_penalty) for _ in prompts]
     logits = state.next_logits()
@@ -127,7 +131,7 @@ def beam_search(
             taken = search.take(scores[first : first + count], stop_ids, written == max_new_tokens)
             rows += [first + beam for beam in taken]
             first += count
-        if written == max_new_tokens or all(search.over for search in searches):
+        if not rows or all(search.over for search in searches):
             break
         state.reorder(torch.tensor(rows, device=device))
         last = [ids[-1] for search in searches for ids in search.running]

@@ -34,6 +34,16 @@ def left_padded(prompts: Sequence[Sequence[int]], pad_id: int = 0) -> tuple[Tens
     return torch.tensor(ids), torch.tensor(mask) if ragged else None
 
 
+def _scores(logits_BV: Tensor) -> Tensor:
+    """The scores as float32; raises UserError where they are no numbers."""
+    logits_BV = logits_BV.float()
+    if not bool(logits_BV.isfinite().all()):
+        raise UserError(
+            "the model's scores are not numbers: its weights are damaged, or too large for their type"
+        )
+    return logits_BV
+
+
 class _CausalState:
     """Prompts that a decoder-only model goes on with."""
 
@@ -51,7 +61,7 @@ class _CausalState:
         if self._mask_BS is not None and tokens_B is not None:
             self._mask_BS = torch.cat((self._mask_BS, torch.ones_like(ids_BT)), dim=1)
         hidden_BTD = self._model.hidden(ids_BT, self._mask_BS, cache=self._cache)
-        return self._model.logits(hidden_BTD[:, -1]).float()
+        return _scores(self._model.logits(hidden_BTD[:, -1]))
 
     def reorder(self, rows_B: Tensor) -> None:
         """See `State`."""
@@ -81,7 +91,7 @@ class _EncoderDecoderState:
         """See `State`."""
         ids_B1 = self._start_B1 if tokens_B is None else tokens_B[:, None]
         hidden_B1D = self._model.decode(ids_B1, self._memory_BSD, self._mask_BS, self._cache)
-        return self._model.logits(hidden_B1D[:, -1]).float()
+        return _scores(self._model.logits(hidden_B1D[:, -1]))
 
     def reorder(self, rows_B: Tensor) -> None:
         """See `State`."""
@@ -94,8 +104,14 @@ class _EncoderDecoderState:
 def open_state(model: LanguageModel, prompts: Sequence[Sequence[int]], fresh: int) -> State:
     """A state with these prompts, none of them empty, and room for `fresh` tokens after each.
 
-    Raises UserError for a model that writes no text.
+    Raises UserError for a model that writes no text, and for a token that it does not know.
     """
+    largest = max((id for prompt in prompts for id in prompt), default=0)
+    if largest >= model.config.vocab_size:
+        raise UserError(
+            f"the tokenizer has tokens (number {largest} in this text) beyond the {model.config.vocab_size} that the "
+            "model knows: it is another model's"
+        )
     if isinstance(model, CausalModel):
         return _CausalState(model, prompts, fresh)
     if isinstance(model, EncoderDecoder):

@@ -163,7 +163,7 @@ def words_of(opened: Opened, words: Sequence[str], neighbours: int = 4) -> WordM
         if not word.strip():
             raise UserError("a word is empty: name words such as perro gato")
         alone, inside = (opened.tokenizer.encode(text) for text in (word, " " + word.lstrip()))
-        ids.append(inside if len(inside) <= len(alone) else alone)
+        ids.append(opened.checked(inside if len(inside) <= len(alone) else alone, f"word {word!r}"))
     return map_words(opened.name, words, ids, embedding_table(opened.model), opened.label, neighbours)
 
 

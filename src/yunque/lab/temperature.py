@@ -186,7 +186,7 @@ def draw_temperature(found: NextToken) -> "Figure":
         colours = [BLUE if value else "#e3e6ea" for value in after]
         axes.barh(places, [a or b for a, b in zip(after, before, strict=True)], color=colours, height=0.72)
         axes.barh(places, before, facecolor="none", edgecolor=GREY, linewidth=0.9, height=0.72)
-        top = max(*before, *after, 1e-9)
+        top = max([*before, *after, 1e-9])
         for place, (old, new) in enumerate(zip(before, after, strict=True)):
             told = percent(new) if new else "cut"
             axes.text(max(old, new) + 0.02 * top, place, told, va="center", fontsize=7, color="#333")

@@ -42,13 +42,11 @@ def places(model: LanguageModel) -> dict[str, Place]:
     # Names are all that is linked: the tensors themselves may be quantized, or elsewhere.
     tensors = {f"{name}.weight": torch.empty(shape, device="meta") for name, shape in shapes.items()}
     found: dict[str, Place] = {}
-    for link in links(family_of(model.config).weight_map, tensors):
+    for link in links(family_of(model.config).weight_map, tensors, model.config):
         theirs, ours = _module(link.theirs), tuple(_module(name) for name in link.ours)
         sizes = [shapes[name][0] for name in ours]
         # Where the numbers of rows go tells where the rows go: biases are split as matrices are.
-        rows = link.layout.split(
-            torch.arange(sum(sizes)), [torch.Size([size]) for size in sizes], model.config
-        )
+        rows = link.layout.split(torch.arange(sum(sizes)), [torch.Size([size]) for size in sizes])
         transposed = isinstance(link.layout, StackedTransposed)
         found[theirs] = Place(theirs, ours, tuple(rows), shapes[ours[0]][1], sum(sizes), transposed)
     return found

@@ -76,19 +76,20 @@ def build_model(
     kind: type[LanguageModel] = LanguageModel,
 ) -> LanguageModel:
     """A model of this configuration with the tensors of `source`; see `load_model`."""
-    family = family_of(config)
-    if not issubclass(family.model, kind):
+    model, found = plan_loading(config, source)
+    if not isinstance(model, kind):
         raise UserError(
             f"{source.where}: a {config.model_type} model cannot do this: it is no {kind.__name__}"
         )
-    model, found = plan_loading(config, source)
     _check_memory(source, found, dtype)
+    if dtype is None:
+        _check_numbers(source, found)
     state = model.state_dict()
     for link, name in found.items():
         tensor = source.read(name)
         if dtype is not None and not config.quantization_config and tensor.is_floating_point():
             tensor = tensor.to(dtype)
-        parts = link.layout.split(tensor, [state[ours].shape for ours in link.ours], config)
+        parts = link.layout.split(tensor, [state[ours].shape for ours in link.ours])
         for ours, part in zip(link.ours, parts, strict=True):
             # A part of a larger tensor would keep all of it in memory, and lies badly for products.
             state[ours] = part.contiguous()
@@ -102,7 +103,7 @@ def plan_loading(config: ModelConfig, source: TensorSource) -> tuple[LanguageMod
     """The empty model (on the meta device), and for each of its links the tensor of `source` that it is.
 
     Raises UserError where `source` lacks a tensor, has one of another shape or one too many, or where a copy of a
-    tied embedding is not one. Takes memory for names only.
+    tied embedding is not one: such copies are compared, of the other tensors only names and shapes are looked at.
     """
     family = family_of(config)
     if config.num_layers > len(source.entries):
@@ -115,7 +116,7 @@ def plan_loading(config: ModelConfig, source: TensorSource) -> tuple[LanguageMod
     state = model.state_dict()
     for link, name in found.items():
         entry = source.entries[name]
-        wanted = link.layout.join([state[ours] for ours in link.ours], config)
+        wanted = link.layout.join([state[ours] for ours in link.ours])
         if entry.shape != tuple(wanted.shape):
             raise UserError(
                 f"{source.where}: the tensor {name} is {list(entry.shape)}, and by config.json it is "
@@ -165,7 +166,7 @@ def model_links(family: Family, model: LanguageModel) -> list[Link]:
     tensors = model.state_dict()
     if model.config.quantization_config:
         return [Link((name,), name, PLAIN) for name in tensors]
-    return links(family.weight_map, tensors)
+    return links(family.weight_map, tensors, model.config)
 
 
 def _stored_name(family: Family, name: str, source: TensorSource) -> str | None:
@@ -194,9 +195,7 @@ def _find_tensors(family: Family, model: LanguageModel, source: TensorSource) ->
             found[wanted[original]] = stored
     missing = [theirs for theirs, link in wanted.items() if link not in found]
     if missing:
-        raise UserError(
-            f"{source.where}: not the weights of a {model.config.model_type}: {_told(missing)} missing"
-        )
+        raise UserError(f"{source.where}: {_not_of(family, model.config)}: {_told(missing)} missing")
     for copy, original in family.copies.items():
         stored = _stored_name(family, copy, source)
         if stored in spare and stored and original in wanted:
@@ -210,9 +209,20 @@ def _find_tensors(family: Family, model: LanguageModel, source: TensorSource) ->
     spare = {name for name in spare if not ignored.fullmatch(name)}
     if spare:
         raise UserError(
-            f"{source.where}: not the weights of a {model.config.model_type}: {_told(sorted(spare))} not part of it"
+            f"{source.where}: {_not_of(family, model.config)}: {_told(sorted(spare))} not part of it"
         )
     return found
+
+
+def _not_of(family: Family, config: ModelConfig) -> str:
+    """How a refusal begins; it names what the checkpoint is by its own words, where that is another task's model."""
+    refusal = f"not the weights of a {config.model_type}"
+    if not config.architectures or family.architecture in config.architectures:
+        return refusal
+    said = ", ".join(config.architectures)[:80]
+    return (
+        f"{refusal} as {family.architecture} has them (config.json says {said!r}, a model for another task)"
+    )
 
 
 def _told(names: list[str]) -> str:
@@ -229,17 +239,31 @@ def _same(source: TensorSource, first: str, second: str) -> bool:
     )
 
 
+def _check_numbers(source: TensorSource, found: Mapping[Link, str]) -> None:
+    """Raise UserError for 8-bit floats: they can be kept, and nothing can be computed with them."""
+    for name in found.values():
+        stored = source.entries[name].dtype
+        if stored.is_floating_point and stored.itemsize == 1:
+            raise UserError(
+                f"{source.where}: the tensor {name} holds {str(stored).removeprefix('torch.')} numbers, which "
+                "nothing can be computed with as they are: open it as float32, float16 or bfloat16"
+            )
+
+
 def _check_memory(source: TensorSource, found: Mapping[Link, str], dtype: torch.dtype | None) -> None:
-    """Raise UserError where a model would not fit, before any of it is read."""
     entries = [source.entries[name] for name in found.values()]
-    wanted = sum(entry.count * (dtype or entry.dtype).itemsize for entry in entries)
+    check_memory(source.where, sum(entry.count * (dtype or entry.dtype).itemsize for entry in entries))
+
+
+def check_memory(where: str, wanted: int) -> None:
+    """Raise UserError where a model of so many bytes would not fit, before any of it is read."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):  # not every system tells
         return
     if wanted > total:
         raise UserError(
-            f"{source.where}: the model takes {wanted / 1e9:.1f} GB of memory, and this machine "
+            f"{where}: the model takes {wanted / 1e9:.1f} GB of memory, and this machine "
             f"has {total / 1e9:.1f} GB"
         )
 
@@ -248,7 +272,7 @@ def checkpoint_tensors(model: LanguageModel) -> dict[str, Tensor]:
     """The tensors of a model under the names, and in the layout, of a checkpoint of its family."""
     state = model.state_dict()
     return {
-        link.theirs: link.layout.join([state[name].detach() for name in link.ours], model.config).contiguous()
+        link.theirs: link.layout.join([state[name].detach() for name in link.ours]).contiguous()
         for link in model_links(family_of(model.config), model)
     }
 
@@ -265,9 +289,12 @@ def configuration_file(config: ModelConfig) -> bytes:
     }
     # First, as other programs write it: they look there for what opens the model.
     architectures = fields.pop("architectures", None) or [family_of(config).architecture]
-    return (
-        json.dumps({"architectures": architectures, **fields}, indent=2, ensure_ascii=False) + "\n"
-    ).encode()
+    return fields_file({"architectures": architectures, **fields})
+
+
+def fields_file(fields: Mapping[str, Any]) -> bytes:
+    """`config.json` with these fields."""
+    return (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def save_model(model: LanguageModel) -> dict[str, bytes]:

@@ -1,15 +1,19 @@
 """What the configurations of all families share: Hugging Face's `config.json`, read and written back whole."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, Strict, model_validator
 
 from yunque.configuration import Settings
 
 # A size that fits an index of torch; a checkpoint that claims more is not one.
-Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
+# Whole numbers are strict: "128", 128.0 and true are none, and a file that has them was not written by a model.
+Size = Annotated[int, Strict(), Field(ge=1, le=2**31 - 1)]
+# Bounded before anything makes a list of them.
+Layers = Annotated[int, Strict(), Field(ge=1, le=10_000)]
+TokenId = Annotated[int, Strict()]
+Flag = Annotated[bool, Strict()]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_MOST_LAYERS = 10_000
 Activation = Literal[
     "silu",
     "swish",
@@ -57,20 +61,11 @@ class ModelConfig(Settings):
     architectures: tuple[str, ...] | None = None
     model_type: str
     vocab_size: Size
-    tie_word_embeddings: bool = True
-    bos_token_id: int | None = None
-    eos_token_id: int | tuple[int, ...] | None = None
-    pad_token_id: int | None = None
+    tie_word_embeddings: Flag = True
+    bos_token_id: TokenId | None = None
+    eos_token_id: TokenId | tuple[TokenId, ...] | None = None
+    pad_token_id: TokenId | None = None
     quantization_config: Quantization | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_layers(cls, values: Any) -> Any:
-        # Before anything makes a list of them.
-        for name, value in values.items() if isinstance(values, dict) else ():
-            if "layer" in name and type(value) is int and value > _MOST_LAYERS:
-                raise ValueError(f"{name} is {value:,}, and no model has more than {_MOST_LAYERS:,} layers")
-        return values
 
     @property
     def context(self) -> int | None:
@@ -87,7 +82,7 @@ class DecoderConfig(ModelConfig):
     """Shape of a decoder-only Transformer, under the names that most families use."""
 
     hidden_size: Size
-    num_hidden_layers: Size
+    num_hidden_layers: Layers
     num_attention_heads: Size
     max_position_embeddings: Size
     initializer_range: Positive = 0.02
@@ -111,7 +106,7 @@ class DecoderConfig(ModelConfig):
 class EncoderDecoderConfig(ModelConfig):
     """Shape of a model that reads a source and writes a target, which begins with `decoder_start_token_id`."""
 
-    decoder_start_token_id: int = Field(default=0, ge=0)
+    decoder_start_token_id: TokenId = Field(default=0, ge=0)
 
 
 def head_size(hidden_size: int, num_heads: int) -> int:

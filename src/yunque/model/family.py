@@ -1,12 +1,13 @@
 """A model family: its configuration, its model and its weight map; and the list of them all.
 
-To add one: a file in `families/` that ends with a `Family`, a line in `_PLACES`, and a parity test.
+To add one: a file in `families/` that ends with a `Family`, a line in `_PLACES`, and a parity test; docs/families.md
+walks through it.
 """
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -18,45 +19,56 @@ from yunque.model.weight_map import Entry
 
 # For each `model_type` of a config.json: the file in `families/`, and the name of the family in it.
 _PLACES: dict[str, tuple[str, str]] = {
-    "llama": ("llama", "LLAMA"),
-    "mistral": ("llama", "MISTRAL"),
-    "qwen2": ("qwen", "QWEN2"),
-    "qwen3": ("qwen", "QWEN3"),
+    "llama": ("llama", "LLAMA_FAMILY"),
+    "mistral": ("llama", "MISTRAL_FAMILY"),
+    "qwen2": ("qwen", "QWEN2_FAMILY"),
+    "qwen3": ("qwen", "QWEN3_FAMILY"),
     "gpt2": ("gpt2", "GPT2_FAMILY"),
-    "falcon": ("falcon", "FALCON"),
-    "bert": ("bert", "BERT"),
-    "rnn": ("rnn", "RNN"),
-    "rnn-seq2seq": ("rnn", "RNN_SEQ2SEQ"),
+    "falcon": ("falcon", "FALCON_FAMILY"),
+    "bert": ("bert", "BERT_FAMILY"),
+    "rnn": ("rnn", "RNN_FAMILY"),
+    "rnn-seq2seq": ("rnn", "RNN_SEQ2SEQ_FAMILY"),
     "t5": ("t5", "T5_FAMILY"),
     "mt5": ("t5", "MT5_FAMILY"),
-    "transformer": ("transformer", "TRANSFORMER"),
+    "transformer": ("transformer", "TRANSFORMER_FAMILY"),
 }
+
+
+class ModelClass(Protocol):
+    """A family's own class: it is made of the family's configuration, with weights drawn from `generator`."""
+
+    def __call__(self, config: Any, generator: torch.Generator | None = None) -> LanguageModel:
+        """A model with fresh weights."""
+        ...
 
 
 @dataclass(frozen=True)
 class Family:
-    """What there is to know about a family.
+    """What there is to know about a family; only the first four differ in every one."""
 
-    `architecture` is what `config.json` calls the model. `prefix` begins the names of a checkpoint's tensors, and is
-    left out, or put before them all, by some writers. `ignored` are patterns (regular expressions) of tensors that
-    this model has no use for: they follow from the configuration, or are heads for other tasks. `copies` names
-    tensors that repeat another one where embeddings are tied. `optional` are modules of ours, None in a model whose
-    checkpoint lacks them. Where there is an `own_head`, that tensor decides whether embeddings are tied, whatever
-    `tie_word_embeddings` says: they are not if it is stored, and is no copy. `old_endings`
-    gives the endings that names had in older checkpoints. `beside` reads fields of the configuration that other
-    files of the folder say.
-    """
-
+    # What `config.json` calls the model, in `architectures`.
     architecture: str
+    # The shape of one, read from `config.json`.
     config: type[ModelConfig]
-    model: type[LanguageModel]
+    # What is made of that shape.
+    model: ModelClass
+    # Which tensors of a checkpoint are which of ours.
     weight_map: Sequence[Entry]
+    # What begins the names of a checkpoint's tensors; some writers leave it out, or put it before them all.
     prefix: str = ""
+    # Patterns (regular expressions) of tensors without use here: they follow from the configuration, or are heads for
+    # other tasks.
     ignored: tuple[str, ...] = ()
+    # Where embeddings are tied: tensors that repeat another one, and which.
     copies: Mapping[str, str] = field(default_factory=dict)
+    # Modules of ours that are None in a model whose checkpoint lacks them.
     optional: tuple[str, ...] = ()
+    # A tensor that decides whether embeddings are tied, whatever `tie_word_embeddings` says: they are not if it is
+    # stored, and is no copy.
     own_head: str | None = None
+    # The endings that names had in older checkpoints, by the newer ones.
     old_endings: Mapping[str, str] = field(default_factory=dict)
+    # Reads fields of the configuration that other files of the folder say.
     beside: Callable[[Files], Mapping[str, Any]] | None = None
 
 

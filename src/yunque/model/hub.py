@@ -3,6 +3,7 @@
 Needs the package `huggingface_hub` (the extra [hub]). Only numbers and texts are downloaded, never programs.
 """
 
+import errno
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ from yunque.progress import Progress, silent
 PREFIX = "hf:"
 _NAME = re.compile(r"hf:([A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}|[A-Za-z0-9][\w.-]{0,95})(?:@([\w./-]{1,100}))?")
 _TEXTS = (".json", ".txt", ".model", ".tiktoken", ".jinja", ".md", "LICENSE", "LICENCE", "NOTICE")
+# More chat templates, and what sentence-transformers says of the steps after the model (`1_Pooling`).
+_BELOW = re.compile(r"additional_chat_templates/[^/]+\.jinja|\d+_\w+/[^/]+\.json")
+# Errors of a disk that do not name a file.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 # The kinds of weights, the best first.
 _WEIGHTS = (
     re.compile(r"model\.safetensors|model-\d+-of-\d+\.safetensors"),
@@ -74,7 +79,7 @@ def _wanted(source: str, names: Iterable[str]) -> list[str]:
     """The files to bring: texts, and the best kind of weights that there is."""
     names = sorted(names)
     texts = [name for name in names if "/" not in name and name.endswith(_TEXTS)]
-    texts += [name for name in names if name == "1_Pooling/config.json"]
+    texts += [name for name in names if _BELOW.fullmatch(name)]
     for kind in _WEIGHTS:
         weights = [name for name in names if kind.fullmatch(name)]
         if weights:
@@ -110,6 +115,9 @@ def _told(source: str, name: str, error: Exception) -> UserError:
     if kind in ("RepositoryNotFoundError", "RevisionNotFoundError"):
         what = "revision" if kind.startswith("Revision") else "model"
         return UserError(f"{source}: there is no such {what} on the Hub (or it is private: set HF_TOKEN)")
+    if isinstance(error, OSError) and error.errno and (error.filename or error.errno in _OF_THE_DISK):
+        place = f" ({error.filename})" if error.filename else ""
+        return UserError(f"{source}: could not be kept on this machine: {error.strerror}{place}")
     return UserError(
         f"{source}: the Hub cannot be reached from here ({kind}): on a machine that reaches it, download the files "
         f"of {name} (config.json, *.safetensors, tokenizer files) into a folder, bring it here and run "

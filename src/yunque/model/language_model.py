@@ -4,7 +4,6 @@ Shapes: B batch, T positions of this call, S positions seen so far (of the sourc
 vocab_size.
 """
 
-import torch
 from torch import Tensor, nn
 
 from yunque.model.cache import Cache
@@ -12,15 +11,14 @@ from yunque.model.configuration import EncoderDecoderConfig, ModelConfig
 
 
 class LanguageModel(nn.Module):
-    """A model of any family; `config` is its shape. Fresh weights are drawn from `generator`: the same one gives the
-    same model."""
+    """A model of any family; `config` is its shape. A family's own class also takes the `generator` that its fresh
+    weights are drawn from: the same one gives the same model (see `yunque.model.family.new_model`)."""
 
     config: ModelConfig
 
-    def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        del generator
 
 
 class CausalModel(LanguageModel):

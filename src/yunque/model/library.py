@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,13 +15,13 @@ import torch
 from torch import Tensor
 
 from yunque.errors import UserError
-from yunque.model.checkpoint import plan_loading
+from yunque.model.checkpoint import check_memory, fields_file, plan_loading
 from yunque.model.formats.files import TensorEntry, read_json
 from yunque.model.formats.gguf_writer import GgufExport
 from yunque.model.formats.safetensors_writer import write_safetensors
 from yunque.model.hub import PREFIX, download
-from yunque.model.opening import EXPORT_MARK, Checkpoint, config_file, open_checkpoint, open_files
-from yunque.model.sources import TensorSource
+from yunque.model.opening import EXPORT_MARK, Checkpoint, open_checkpoint, open_files
+from yunque.model.sources import TensorSource, resident_bytes
 from yunque.progress import Progress, silent
 from yunque.workspace import Artifact, Workspace, atomic_folder
 from yunque.workspace.artifact import checked_name
@@ -48,8 +49,9 @@ def import_model(
     """Keep the model at `source` (a path, or `hf:ORG/NAME[@REVISION]`) as the artifact `model/NAME`.
 
     Weights of safetensors are kept byte for byte; others are written as safetensors, bit for bit, unless `dtype`
-    changes them. One tensor at a time is in memory. Raises UserError for what is no whole model of a family that is
-    known; nothing is kept then, and the source is never changed.
+    changes them. One tensor at a time is in memory (of a `.bin` of before torch 1.6, all of them). Raises
+    UserError for what is no whole model of a family that is known; nothing is kept then, and the source is never
+    changed.
     """
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
@@ -64,6 +66,7 @@ def import_model(
         path, revision = found.folder, found.revision
     checkpoint = open_checkpoint(path, tokenizer)
     config = checkpoint.configuration
+    check_memory(checkpoint.source.where, resident_bytes(checkpoint.source))
     plan_loading(config, checkpoint.source)
     with _canonical(workspace, checkpoint, dtype, progress) as (files, entries):
         return workspace.put(
@@ -91,7 +94,11 @@ def _name_of(source: str) -> str:
         else str(Path(source).resolve())
     )
     stem = re.sub(r"\.(gguf|bin)$", "", last.rpartition("/")[2].lower())
-    name = re.sub(r"[^a-z0-9._-]+", "-", stem).lstrip("._-")[:64]
+    # Letters without their marks: ñ is an n and a tilde.
+    plain = "".join(
+        letter for letter in unicodedata.normalize("NFKD", stem) if not unicodedata.combining(letter)
+    )
+    name = re.sub(r"[^a-z0-9._-]+", "-", plain).strip("._-")[:64].rstrip("._-")
     if not name:
         raise UserError(f"{source}: no name follows from it: give one with --name")
     return name
@@ -133,7 +140,7 @@ def _canonical(
     if dtype is not None:
         fields["dtype" if "dtype" in fields else "torch_dtype"] = dtype
     if dtype is not None or not checkpoint.is_hugging_face:
-        files["config.json"] = config_file(fields)
+        files["config.json"] = fields_file(fields)
     entries, read = _converted(checkpoint.source, dtype)
     total = sum(entry.bytes for entry in entries.values())
     if checkpoint.format == "safetensors" and dtype is None:
@@ -148,7 +155,10 @@ def _canonical(
 
 
 def _converted(source: TensorSource, dtype: str | None) -> tuple[Mapping[str, TensorEntry], Any]:
-    """What the tensors will be, and how each is read; whole numbers are never converted."""
+    """What the tensors will be, and how each is read; whole numbers are never converted.
+
+    Reading raises UserError where a number is beyond what `dtype` holds.
+    """
     if dtype is None:
         return source.entries, source.read
     wanted = DTYPES[dtype]
@@ -158,9 +168,22 @@ def _converted(source: TensorSource, dtype: str | None) -> tuple[Mapping[str, Te
     }
 
     def read(name: str) -> Tensor:
-        return source.read(name).to(entries[name].dtype)
+        stored = source.read(name)
+        converted = stored.to(entries[name].dtype)
+        _check_range(f"{source.where}: the tensor {name}", stored, converted)
+        return converted
 
     return entries, read
+
+
+def _check_range(what: str, stored: Tensor, converted: Tensor) -> None:
+    if not converted.is_floating_point() or converted.isfinite().all():
+        return
+    lost = int((stored.double().isfinite() & ~converted.isfinite()).sum())
+    if lost:
+        kind = str(converted.dtype).removeprefix("torch.")
+        better = "bfloat16 or float32" if kind == "float16" else "none, which keeps them as they are"
+        raise UserError(f"{what} has {lost:,} numbers that are beyond {kind}: as --dtype, take {better}")
 
 
 def _check_disk(folder: Path, wanted: int) -> None:
@@ -183,8 +206,9 @@ def export_model(
     """Write the model `ref` into `folder`, and return the files made.
 
     "hf" is a folder that `transformers` opens, weights in shards of at most `max_shard_bytes` if given; "gguf" a file
-    NAME-q8_0.gguf with int8 matrices for llama.cpp. Raises UserError where the folder has other things in it (unless
-    `force`), or the model cannot be written in this format.
+    NAME-q8_0.gguf with int8 matrices for llama.cpp. A folder that an earlier export made is replaced. Raises
+    UserError where anything else is in it, or a file was changed since (unless `force`), or the model cannot be
+    written in this format.
     """
     artifact = workspace.get(ref, "model")
     _check_target(folder, force)
@@ -203,11 +227,27 @@ def export_model(
             _export_gguf(artifact, checkpoint, temporary, progress)
         else:
             _export_hugging_face(artifact, checkpoint, temporary, max_shard_bytes, progress)
-        mark = {"artifact": artifact.ref, "hash": artifact.hash, "format": format}
+        mark = {
+            "artifact": artifact.ref,
+            "hash": artifact.hash,
+            "format": format,
+            "files": {
+                path.relative_to(temporary).as_posix(): {
+                    "size": path.stat().st_size,
+                    "sha256": sha256_of(path),
+                }
+                for path in _files_in(temporary)
+            },
+        }
         (temporary / EXPORT_MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
         # A temporary folder is for its owner only; what is exported is for others too.
         temporary.chmod(0o755)
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return _files_in(folder)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """What is in it and below, links too; a folder is nothing of its own."""
+    return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
 def _check_target(folder: Path, force: bool) -> None:
@@ -215,8 +255,34 @@ def _check_target(folder: Path, force: bool) -> None:
         raise UserError(f"{folder}: is the current folder, or holds it: name a folder to make")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UserError(f"{folder}: is not a folder: name another place")
-    if folder.is_dir() and any(folder.iterdir()) and not force and not (folder / EXPORT_MARK).is_file():
+    if force or not folder.is_dir() or not any(folder.iterdir()):
+        return
+    exported = _exported(folder)
+    if not exported:
         raise UserError(f"{folder}: is not empty, and no earlier export: name another folder, or add --force")
+    for path in _files_in(folder):
+        name = path.relative_to(folder).as_posix()
+        if name != EXPORT_MARK and not _is_as_exported(path, exported.get(name)):
+            what = "was changed since its export" if name in exported else "is no part of the earlier export"
+            raise UserError(
+                f"{path}: {what}, and would be lost: put it elsewhere, name another folder, or add --force"
+            )
+
+
+def _exported(folder: Path) -> dict[str, Any]:
+    """The files that an earlier export put there, by name, with their sizes and hashes; none where it is not said."""
+    mark = folder / EXPORT_MARK
+    try:
+        files = read_json(mark).get("files") if not mark.is_symlink() else None
+    except UserError:
+        return {}
+    return files if isinstance(files, dict) else {}
+
+
+def _is_as_exported(path: Path, fact: Any) -> bool:
+    if path.is_symlink() or not path.is_file() or not isinstance(fact, dict):
+        return False
+    return fact.get("size") == path.stat().st_size and fact.get("sha256") == sha256_of(path)
 
 
 def _export_gguf(artifact: Artifact, checkpoint: Checkpoint, folder: Path, progress: Progress) -> None:

@@ -1,6 +1,6 @@
 """A model wherever it is: a Hugging Face folder, a GGUF file, a checkpoint of llama2.c; looked at, not yet loaded."""
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +9,12 @@ from typing import Any
 from yunque.errors import UserError
 from yunque.model.checkpoint import parse_configuration, read_configuration
 from yunque.model.configuration import ModelConfig
-from yunque.model.formats.files import checkpoint_file, ordinary_file, read_json
+from yunque.model.formats.files import checkpoint_file, file_below, ordinary_file, read_json
 from yunque.model.formats.gguf import GgufFile
 from yunque.model.formats.gguf_header import MAGIC
 from yunque.model.formats.gguf_tokenizer import read_tokenizer_values
 from yunque.model.formats.llama2c import Llama2cFile
+from yunque.model.formats.pooling import module_folders
 from yunque.model.sources import TensorSource, open_source, weight_files
 from yunque.tokenizer import Tokenizer, read_tokenizer
 
@@ -22,8 +23,9 @@ _TOKENIZERS = ("tokenizer.json", "vocab.json", "encoder.json")
 _TOKENIZER_ENDINGS = (".model", ".tiktoken")
 _KEPT_ENDINGS = (".json", ".txt", ".md", ".jinja", ".bpe", *_TOKENIZER_ENDINGS)
 _KEPT_BEGINNINGS = ("LICENSE", "LICENCE", "NOTICE", "README")
-# How sentence-transformers says that a model's vectors are pooled.
-_KEPT_BELOW = ("1_Pooling/config.json",)
+# What is kept of the folders below: chat templates, and the settings of what follows the model (`modules.json`).
+_TEMPLATES = "additional_chat_templates"
+_KEPT_BELOW = re.compile(rf"{_TEMPLATES}/[^/]+\.jinja|[^/.][^/]*/[^/.][^/]*\.json")
 _LARGEST_KEPT = 256 << 20
 # What an exported folder says of where it came from: this folder is ours to replace.
 EXPORT_MARK = "yunque.json"
@@ -91,15 +93,17 @@ def _open_folder(folder: Path) -> Checkpoint:
         raise UserError(f"{folder}: no model here (a config.json and its weights, or a .gguf file)")
     wanted = {"config.json", *weight_files(folder), *texts}
     files = {name: checkpoint_file(folder, name) for name in sorted(wanted)}
-    for name in _KEPT_BELOW:
-        if (folder / name).exists():
-            below = folder / Path(name).parent
-            if below.is_symlink():
-                raise UserError(
-                    f"{below}: is a link that leads out of the folder: put the folder itself there"
-                )
-            files[name] = checkpoint_file(below, Path(name).name)
-    return open_files(files)
+    return open_files({**files, **_files_below(folder)})
+
+
+def _files_below(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for below in (_TEMPLATES, *module_folders(folder)):
+        names = [path.name for path in (folder / below).iterdir()] if (folder / below).is_dir() else []
+        for name in sorted(names):
+            if _KEPT_BELOW.fullmatch(f"{below}/{name}"):
+                found[f"{below}/{name}"] = file_below(folder, below, name)
+    return found
 
 
 def _open_file(path: Path) -> Checkpoint:
@@ -124,9 +128,9 @@ def _open_gguf(path: Path) -> Checkpoint:
 
 
 def _is_kept(name: str) -> bool:
-    if name in _KEPT_BELOW:
-        return True
-    if "/" in name or name.startswith(".") or name.endswith(".index.json") or name in _OURS:
+    if "/" in name:
+        return _KEPT_BELOW.fullmatch(name) is not None
+    if name.startswith(".") or name.endswith(".index.json") or name in _OURS:
         return False
     return name.endswith(_KEPT_ENDINGS) or name.startswith(_KEPT_BEGINNINGS)
 
@@ -145,8 +149,3 @@ def _with_tokenizer(found: Checkpoint, path: Path) -> Checkpoint:
     tokenizer = read_tokenizer(path)
     rest = {name: file for name, file in found.kept.items() if name not in tokenizer.to_files()}
     return Checkpoint(found.format, found.fields, found.source, found.weights, rest, tokenizer)
-
-
-def config_file(fields: Mapping[str, Any]) -> bytes:
-    """`config.json` with these fields."""
-    return (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()

@@ -6,15 +6,22 @@ together). All is computed in float32, as the checkpoints were trained.
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from yunque.configuration import Settings
+from yunque.model.configuration import Flag, Size
 
 RopeType = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# 0 is a field left out, to transformers as to us.
+_Turns = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_LARGEST_HEAD = 2**16
+_LONGEST_TEXT = 2**31
 
 
 def sinusoids(length: int, size: int) -> Tensor:
@@ -40,17 +47,17 @@ class Rope(Settings):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     rope_type: RopeType = "default"
-    rope_theta: float = Field(default=10000.0, gt=0, allow_inf_nan=False)
-    factor: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    original_max_position_embeddings: int | None = Field(default=None, ge=1)
+    rope_theta: _Positive = 10000.0
+    factor: _Positive | None = None
+    original_max_position_embeddings: Size | None = None
     attention_factor: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    low_freq_factor: float | None = None
-    high_freq_factor: float | None = None
-    beta_fast: float | None = None
-    beta_slow: float | None = None
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
-    truncate: bool = True
+    low_freq_factor: _Positive | None = None
+    high_freq_factor: _Positive | None = None
+    beta_fast: _Turns | None = None
+    beta_slow: _Turns | None = None
+    mscale: _Finite | None = None
+    mscale_all_dim: _Finite | None = None
+    truncate: Flag = True
     short_factor: tuple[float, ...] | None = None
     long_factor: tuple[float, ...] | None = None
     partial_rotary_factor: Literal[1] = 1
@@ -75,7 +82,10 @@ class Rope(Settings):
 
         Newer ones have `rope_parameters`; older ones `rope_theta` and `rope_scaling`, with `type` for `rope_type`.
         """
-        group = dict(fields.get("rope_scaling") or fields.get("rope_parameters") or {})
+        given = fields.get("rope_scaling") or fields.get("rope_parameters") or {}
+        if not isinstance(given, Mapping):
+            raise ValueError("rope_scaling and rope_parameters are groups of fields")
+        group = dict(given)
         if any(isinstance(one, Mapping) for one in group.values()):
             raise ValueError("rotary positions that differ from layer to layer are not known")
         group["rope_type"] = group.get("rope_type") or group.get("type") or "default"
@@ -90,8 +100,10 @@ class Rope(Settings):
             )
         return cls.model_validate(group)
 
-    def check(self, head_dim: int) -> None:
-        """Raise ValueError where heads of this size cannot be turned so."""
+    def check(self, head_dim: int, context: int) -> None:
+        """Raise ValueError where heads of this size, in a model of this context, cannot be turned so."""
+        if head_dim > _LARGEST_HEAD:
+            raise ValueError(f"heads of {head_dim:,} numbers are larger than any ({_LARGEST_HEAD:,})")
         factors = (self.short_factor, self.long_factor) if self.rope_type == "longrope" else ()
         if any(len(one or ()) != head_dim // 2 for one in factors):
             raise ValueError(f"short_factor and long_factor must have {head_dim // 2} numbers each")
@@ -101,6 +113,16 @@ class Rope(Settings):
             raise ValueError("rotary positions of type 'yarn' need a rope_theta above 1")
         if self.rope_type == "llama3" and not (self.low_freq_factor or 0) < (self.high_freq_factor or 0):
             raise ValueError("rotary positions of type 'llama3' need low_freq_factor below high_freq_factor")
+        try:
+            found = [self.frequencies(head_dim, context, length) for length in (1, _LONGEST_TEXT)]
+        except (ArithmeticError, ValueError, RuntimeError):
+            found = []
+        # As they are used: in float32, at the end of a long text.
+        angles = [torch.cat((each_h * _LONGEST_TEXT, torch.tensor([factor]))) for each_h, factor in found]
+        if not angles or not all(bool(each.isfinite().all()) for each in angles):
+            raise ValueError(
+                f"rotary positions of type {self.rope_type!r} cannot be worked out of these numbers"
+            )
 
     def frequencies(self, head_dim: int, context: int, length: int) -> tuple[Tensor, float]:
         """Angle a position, for each pair [h], and the factor on cosines and sines.

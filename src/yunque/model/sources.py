@@ -18,8 +18,6 @@ from yunque.model.formats.files import (
 from yunque.model.formats.pickled import PickledFile
 from yunque.model.formats.safetensors import SafetensorsFile
 
-__all__ = ["ShardedSource", "TensorEntry", "TensorSource", "open_source", "weight_files"]
-
 # The first that is there is read, as transformers does.
 _KNOWN = (
     "model.safetensors",
@@ -71,6 +69,11 @@ class ShardedSource:
                 )
         self.entries: Mapping[str, TensorEntry] = entries
 
+    @property
+    def resident_bytes(self) -> int:
+        """What stays in memory once every tensor was read."""
+        return sum(map(resident_bytes, self._shards.values()))
+
     def read(self, name: str) -> Tensor:
         """The tensor called `name`, from the file that holds it."""
         return self._shards[self.entries[name].file].read(name)
@@ -113,6 +116,11 @@ def open_source(files: Files) -> TensorSource:
         raise UserError(f"{files}: no such folder")
     name = _weights_name(files)
     return ShardedSource(files, name) if name.endswith(".index.json") else _open_file(files, name)
+
+
+def resident_bytes(source: TensorSource) -> int:
+    """What reading every tensor leaves in memory: nothing, but for files of the old kind of `.bin`."""
+    return source.resident_bytes if isinstance(source, PickledFile | ShardedSource) else 0
 
 
 def weight_files(files: Files) -> list[str]:

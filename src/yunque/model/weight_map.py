@@ -6,12 +6,14 @@ several of ours in one. An entry for a module that a model does not have (an unt
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from yunque.model.configuration import ModelConfig
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -19,11 +21,11 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 class Layout(Protocol):
     """How tensors of ours lie in one tensor of a checkpoint. `join` and `split` undo each other, bit for bit."""
 
-    def join(self, parts: Sequence[Tensor], config: Any) -> Tensor:
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
         """The checkpoint's tensor."""
         ...
 
-    def split(self, tensor: Tensor, shapes: Sequence[torch.Size], config: Any) -> Sequence[Tensor]:
+    def split(self, tensor: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
         """Ours, of these shapes."""
         ...
 
@@ -31,41 +33,38 @@ class Layout(Protocol):
 class Plain:
     """One tensor, as it is."""
 
-    def join(self, parts: Sequence[Tensor], config: Any) -> Tensor:
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
         """The same tensor."""
-        del config
         return parts[0]
 
-    def split(self, tensor: Tensor, shapes: Sequence[torch.Size], config: Any) -> Sequence[Tensor]:
+    def split(self, tensor: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
         """The same tensor."""
-        del shapes, config
+        del shapes
         return (tensor,)
 
 
 class Stacked:
     """Several tensors one below the other: query, key and value in one matrix, for example."""
 
-    def join(self, parts: Sequence[Tensor], config: Any) -> Tensor:
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
         """[sum of rows, ...]."""
-        del config
         return torch.cat(tuple(parts))
 
-    def split(self, tensor: Tensor, shapes: Sequence[torch.Size], config: Any) -> Sequence[Tensor]:
+    def split(self, tensor: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
         """One tensor for each shape."""
-        del config
         return torch.split(tensor, [shape[0] for shape in shapes])
 
 
 class StackedTransposed(Stacked):
     """`Stacked`, and the matrix lies on its side: [inputs, outputs] instead of [outputs, inputs] (GPT-2's Conv1D)."""
 
-    def join(self, parts: Sequence[Tensor], config: Any) -> Tensor:
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
         """[..., sum of rows]."""
-        return super().join(parts, config).t()  # of a bias, .t() is the bias itself
+        return super().join(parts).t()  # of a bias, .t() is the bias itself
 
-    def split(self, tensor: Tensor, shapes: Sequence[torch.Size], config: Any) -> Sequence[Tensor]:
+    def split(self, tensor: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
         """One tensor for each shape."""
-        return super().split(tensor.t(), shapes, config)
+        return super().split(tensor.t(), shapes)
 
 
 PLAIN = Plain()
@@ -73,11 +72,14 @@ PLAIN = Plain()
 
 @dataclass(frozen=True)
 class Entry:
-    """Modules of ours (one, or several that share a tensor) and the checkpoint's name for them."""
+    """Modules of ours (one, or several that share a tensor) and the checkpoint's name for them.
+
+    Where the layout is not the same for every model of the family, it is a function of the configuration.
+    """
 
     ours: str | tuple[str, ...]
     theirs: str
-    layout: Layout = PLAIN
+    layout: Layout | Callable[[Any], Layout] = PLAIN
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -94,8 +96,8 @@ class Link:
     layout: Layout
 
 
-def links(weight_map: Sequence[Entry], tensors: Mapping[str, Tensor]) -> list[Link]:
-    """The map, spelled out for a model that has these tensors.
+def links(weight_map: Sequence[Entry], tensors: Mapping[str, Tensor], config: ModelConfig) -> list[Link]:
+    """The map, spelled out for a model of this configuration that has these tensors.
 
     Every one of them must be in the map: a hole in it is a mistake of ours.
     """
@@ -111,8 +113,9 @@ def links(weight_map: Sequence[Entry], tensors: Mapping[str, Tensor]) -> list[Li
             continue
         assert len(numbers) <= 1, f"{name}: a name has one layer number at most"
         layer = numbers[0] if numbers else ""
+        layout = entry.layout(config) if callable(entry.layout) else entry.layout
         ours = tuple(f"{part.replace('{layer}', layer)}.{leaf}" for part in entry.names)
-        found.append(Link(ours, f"{entry.theirs.replace('{layer}', layer)}.{leaf}", entry.layout))
+        found.append(Link(ours, f"{entry.theirs.replace('{layer}', layer)}.{leaf}", layout))
         linked.update(ours)
     assert linked == set(tensors), f"not in the weight map: {sorted(linked ^ set(tensors))}"
     return found

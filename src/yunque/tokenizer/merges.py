@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as AnyTokenizer
 
 from yunque.errors import UserError
@@ -93,12 +93,14 @@ def tokenizer_from_merges(
     eos: str | None = None,
     pad: str | None = None,
     add_bos: bool = False,
+    composed: bool = False,
     conventions: Conventions | None = None,
 ) -> Tokenizer:
     """The byte-level BPE of a vocabulary (token -> id, bytes as GPT-2's letters) and its merges, best first.
 
     `special_tokens` are names in the vocabulary, or name -> id of tokens that are not; `pattern` is one of PATTERNS:
-    how the text is divided first. `conventions`, what files beside it say, go before `bos` and its like.
+    how the text is divided first. With `composed`, ñ is one letter also where a text spells it as two (Qwen's texts
+    were so). `conventions`, what files beside it say, go before `bos` and its like.
     Raises UserError where ids repeat, or a merge names a token that is not there.
     """
     given = special_tokens if isinstance(special_tokens, Mapping) else {}
@@ -111,7 +113,14 @@ def tokenizer_from_merges(
                     f"the merge of {left!r} and {right!r} names {token!r}, which is not in the vocabulary"
                 )
     return _byte_level(
-        whole, merges, special_tokens, pattern, {"bos": bos, "eos": eos, "pad": pad}, add_bos, conventions
+        whole,
+        merges,
+        special_tokens,
+        pattern,
+        {"bos": bos, "eos": eos, "pad": pad},
+        add_bos,
+        conventions,
+        composed=composed,
     )
 
 
@@ -222,6 +231,7 @@ def _byte_level(
     add_bos: bool,
     conventions: Conventions | None,
     whole_words: bool = False,
+    composed: bool = False,
 ) -> Tokenizer:
     if pattern not in PATTERNS:
         raise UserError(f"{pattern!r} is not a pattern ({', '.join(PATTERNS)})")
@@ -229,6 +239,8 @@ def _byte_level(
         if token not in vocab:
             raise UserError(f"the special token {token!r} is not in the vocabulary")
     inner = AnyTokenizer(models.BPE(vocab=dict(vocab), merges=list(merges), ignore_merges=whole_words))
+    if composed:
+        inner.normalizer = normalizers.NFC()
     inner.pre_tokenizer = PATTERNS[pattern]()
     inner.decoder = decoders.ByteLevel()
     inner.add_tokens([AddedToken(token, special=True, normalized=False) for token in special])

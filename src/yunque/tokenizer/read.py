@@ -167,7 +167,10 @@ def _read_merges(vocabulary: Path, merges: Path, files: Mapping[str, Path], patt
         special["<|endoftext|>"] = tokens["<|endoftext|>"]
     divided = pattern or ("qwen2" if "qwen" in f"{told.tokenizer_class}{told.model_type}".lower() else "gpt2")
     return _named(
-        vocabulary, lambda: tokenizer_from_merges(tokens, pairs, special, divided, conventions=told)
+        vocabulary,
+        lambda: tokenizer_from_merges(
+            tokens, pairs, special, divided, composed=divided == "qwen2", conventions=told
+        ),
     )
 
 

@@ -40,7 +40,8 @@ def atomic_write(path: Path, content: bytes | str, mode: int = 0o644) -> None:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place when the block ends without an error.
 
-    A folder that already stands at `target` is replaced. Everything inside is synced before the rename.
+    Everything inside is synced before the rename. A folder that already stands at `target` is moved aside for it and
+    then deleted; after a kill between these steps it is still there, whole, as `.NAME.old.*` beside `target`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -51,12 +52,30 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 with file.open("rb") as opened:
                     os.fsync(opened.fileno())
         sync_folder(temporary)
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
-        sync_folder(target.parent)
+        _put_in_place(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_place(folder: Path, target: Path) -> None:
+    """Rename `folder` to `target`; what stood there is deleted last, and comes back if the rename fails."""
+    if not target.exists():
+        folder.rename(target)
+        sync_folder(target.parent)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    try:
+        target.rename(aside)
+    except OSError:
+        aside.rmdir()
+        raise
+    try:
+        folder.rename(target)
+    except BaseException:
+        aside.rename(target)
+        raise
+    sync_folder(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:

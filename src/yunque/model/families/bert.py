@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from yunque.model.attention import Attention, Pass, plan_pass
 from yunque.model.blocks import Embedding, FeedForward, initialize_weights
-from yunque.model.configuration import Activation, ModelConfig, Positive, Size, head_size
+from yunque.model.configuration import Activation, Layers, ModelConfig, Positive, Size, head_size
 from yunque.model.family import Family
 from yunque.model.formats.pooling import pooling_fields
 from yunque.model.language_model import Encoder
@@ -28,7 +28,7 @@ class BertConfig(ModelConfig):
 
     model_type: Literal["bert"] = "bert"
     hidden_size: Size
-    num_hidden_layers: Size
+    num_hidden_layers: Layers
     num_attention_heads: Size
     intermediate_size: Size
     max_position_embeddings: Size = 512
@@ -147,7 +147,7 @@ WEIGHT_MAP = (
     Entry("pooler", "pooler.dense"),
 )
 
-BERT = Family(
+BERT_FAMILY = Family(
     architecture="BertModel",
     config=BertConfig,
     model=Bert,

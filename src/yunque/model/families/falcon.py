@@ -5,7 +5,8 @@ are sequential. Positions are rotary, or ALiBi. Almazrouei et al. 2023 (arXiv:23
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from dataclasses import dataclass
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from yunque.model.attention import Attention, Pass
 from yunque.model.blocks import FeedForward, initialize_weights
-from yunque.model.configuration import Activation, DecoderConfig, Positive, Size, head_size
+from yunque.model.configuration import Activation, DecoderConfig, Flag, Positive, Size, head_size
 from yunque.model.decoder import Decoder, DecoderLayer
 from yunque.model.family import Family
 from yunque.model.positions import Rope, alibi, rotary_angles
@@ -29,12 +30,12 @@ class FalconConfig(DecoderConfig):
     max_position_embeddings: Size = 2048
     intermediate_size: Size | None = Field(default=None, alias="ffn_hidden_size")
     num_kv_heads: Size | None = None
-    new_decoder_architecture: bool = False
-    multi_query: bool = True
-    parallel_attn: bool = True
+    new_decoder_architecture: Flag = False
+    multi_query: Flag = True
+    parallel_attn: Flag = True
     num_ln_in_parallel_attn: Literal[1, 2] | None = None
-    alibi: bool = False
-    bias: bool = False
+    alibi: Flag = False
+    bias: Flag = False
     activation: Activation = "gelu"
     layer_norm_epsilon: Positive = 1e-5
 
@@ -54,7 +55,7 @@ class FalconConfig(DecoderConfig):
         if not self.alibi:
             if size % 2:
                 raise ValueError("heads must have an even size: rotary positions turn pairs of numbers")
-            self.rope.check(size)
+            self.rope.check(size, self.max_position_embeddings)
         return self
 
     @property
@@ -136,20 +137,28 @@ class Falcon(Decoder):
             shared.angles = rotary_angles(shared.positions_BT, self.rope, head_dim, context)
 
 
+@dataclass(frozen=True)
 class Grouped:
     """Queries of a group, its key and its value, then the next group: rows of one matrix, or of one bias."""
 
-    def join(self, parts: Sequence[Tensor], config: Any) -> Tensor:
-        """[rows of all three, ...]."""
+    groups: int
+    head_dim: int
+
+    @classmethod
+    def of(cls, config: FalconConfig) -> "Grouped":
+        """As the heads of this model are grouped."""
         _, groups, head_dim = config.heads
-        split = [part.reshape(groups, -1, head_dim, *part.shape[1:]) for part in parts]
+        return cls(groups, head_dim)
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """[rows of all three, ...]."""
+        split = [part.reshape(self.groups, -1, self.head_dim, *part.shape[1:]) for part in parts]
         return torch.cat(split, 1).flatten(0, 2)
 
-    def split(self, tensor: Tensor, shapes: Sequence[torch.Size], config: Any) -> Sequence[Tensor]:
+    def split(self, tensor: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
         """Query, key and value."""
-        _, groups, head_dim = config.heads
-        split = tensor.reshape(groups, -1, head_dim, *tensor.shape[1:])
-        sizes = [shape[0] // (groups * head_dim) for shape in shapes]
+        split = tensor.reshape(self.groups, -1, self.head_dim, *tensor.shape[1:])
+        sizes = [shape[0] // (self.groups * self.head_dim) for shape in shapes]
         return [part.flatten(0, 2) for part in torch.split(split, sizes, 1)]
 
 
@@ -162,7 +171,7 @@ WEIGHT_MAP = (
             "layers.{layer}.attention.value",
         ),
         "transformer.h.{layer}.self_attention.query_key_value",
-        Grouped(),
+        Grouped.of,
     ),
     Entry("layers.{layer}.attention.output", "transformer.h.{layer}.self_attention.dense"),
     Entry("layers.{layer}.feed_forward.up", "transformer.h.{layer}.mlp.dense_h_to_4h"),
@@ -177,7 +186,7 @@ WEIGHT_MAP = (
     Entry("head", "lm_head"),
 )
 
-FALCON = Family(
+FALCON_FAMILY = Family(
     architecture="FalconForCausalLM",
     config=FalconConfig,
     model=Falcon,

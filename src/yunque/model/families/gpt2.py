@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from yunque.model.attention import Attention, Pass
 from yunque.model.blocks import Embedding, FeedForward, initialize_weights
-from yunque.model.configuration import Activation, DecoderConfig, Positive, Size, head_size
+from yunque.model.configuration import Activation, DecoderConfig, Flag, Layers, Positive, Size, head_size
 from yunque.model.decoder import Decoder, DecoderLayer
 from yunque.model.family import Family
 from yunque.model.weight_map import Entry, StackedTransposed
@@ -22,14 +22,14 @@ class GPT2Config(DecoderConfig):
 
     model_type: Literal["gpt2"] = "gpt2"
     hidden_size: Size = Field(alias="n_embd")
-    num_hidden_layers: Size = Field(alias="n_layer")
+    num_hidden_layers: Layers = Field(alias="n_layer")
     num_attention_heads: Size = Field(alias="n_head")
     max_position_embeddings: Size = Field(default=1024, alias="n_positions")
     intermediate_size: Size | None = Field(default=None, alias="n_inner")
     activation_function: Activation = "gelu_new"
     layer_norm_epsilon: Positive = 1e-5
-    scale_attn_weights: bool = True
-    scale_attn_by_inverse_layer_idx: bool = False
+    scale_attn_weights: Flag = True
+    scale_attn_by_inverse_layer_idx: Flag = False
     add_cross_attention: Literal[False] = False
 
     @model_validator(mode="after")

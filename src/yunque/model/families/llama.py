@@ -16,7 +16,7 @@ from torch import nn
 
 from yunque.model.attention import Attention, Pass
 from yunque.model.blocks import GatedFeedForward, RMSNorm, initialize_weights
-from yunque.model.configuration import Activation, DecoderConfig, Positive, Size, head_size
+from yunque.model.configuration import Activation, DecoderConfig, Flag, Positive, Size, head_size
 from yunque.model.decoder import Decoder, DecoderLayer
 from yunque.model.family import Family
 from yunque.model.positions import Rope, rotary_angles
@@ -36,13 +36,13 @@ class LlamaConfig(DecoderConfig):
     head_dim: Size | None = None
     rms_norm_eps: Positive = 1e-6
     hidden_act: Activation = "silu"
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    tie_word_embeddings: bool = False
+    attention_bias: Flag = False
+    mlp_bias: Flag = False
+    tie_word_embeddings: Flag = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self.rope.check(self.heads[2])
+        self.rope.check(self.heads[2], self.max_position_embeddings)
         _ = self.windows
         return self
 
@@ -135,7 +135,7 @@ WEIGHT_MAP = (
     Entry("head", "lm_head"),
 )
 
-LLAMA = Family(
+LLAMA_FAMILY = Family(
     architecture="LlamaForCausalLM",
     config=LlamaConfig,
     model=Llama,
@@ -144,4 +144,4 @@ LLAMA = Family(
     ignored=(r".*\.rotary_emb\.inv_freq",),
     copies={"lm_head.weight": "model.embed_tokens.weight"},
 )
-MISTRAL = replace(LLAMA, architecture="MistralForCausalLM", config=MistralConfig)
+MISTRAL_FAMILY = replace(LLAMA_FAMILY, architecture="MistralForCausalLM", config=MistralConfig)

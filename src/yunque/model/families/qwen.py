@@ -4,11 +4,13 @@ Upper layers may have a window. Yang et al. 2024 (arXiv:2407.10671) and 2025 (ar
 """
 
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Strict
 
 from yunque.model.attention import Attention
 from yunque.model.blocks import RMSNorm
-from yunque.model.configuration import Size
+from yunque.model.configuration import Flag, Size
 from yunque.model.families import llama
 from yunque.model.families.llama import Llama, LlamaConfig
 from yunque.model.weight_map import Entry
@@ -21,9 +23,9 @@ class Qwen2Config(LlamaConfig):
     max_position_embeddings: Size = 32768
     num_key_value_heads: Size | None = 32
     mlp_bias: Literal[False] = False
-    use_sliding_window: bool = False
+    use_sliding_window: Flag = False
     sliding_window: Size | None = 4096
-    max_window_layers: int = 28
+    max_window_layers: Annotated[int, Strict()] = 28
     layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] | None = None
 
     @property
@@ -65,9 +67,9 @@ class Qwen3(Llama):
         return attention
 
 
-QWEN2 = replace(llama.LLAMA, architecture="Qwen2ForCausalLM", config=Qwen2Config, model=Qwen2)
-QWEN3 = replace(
-    llama.LLAMA,
+QWEN2_FAMILY = replace(llama.LLAMA_FAMILY, architecture="Qwen2ForCausalLM", config=Qwen2Config, model=Qwen2)
+QWEN3_FAMILY = replace(
+    llama.LLAMA_FAMILY,
     architecture="Qwen3ForCausalLM",
     config=Qwen3Config,
     model=Qwen3,

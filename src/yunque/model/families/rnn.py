@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from yunque.model.attention import AttentionBlock, padding_mask
 from yunque.model.blocks import Embedding
 from yunque.model.cache import Cache
-from yunque.model.configuration import EncoderDecoderConfig, ModelConfig, Positive, Size
+from yunque.model.configuration import EncoderDecoderConfig, Flag, Layers, ModelConfig, Positive, Size
 from yunque.model.family import Family
 from yunque.model.language_model import CausalModel, EncoderDecoder, LanguageModel
 from yunque.model.weight_map import Entry
@@ -37,7 +37,7 @@ class RecurrentConfig(ModelConfig):
     model_type: Literal["rnn"] = "rnn"
     cell: Cell = "lstm"
     hidden_size: Size
-    num_hidden_layers: Size = 1
+    num_hidden_layers: Layers = 1
     initializer_range: Positive = 0.1
 
     @property
@@ -57,8 +57,8 @@ class RecurrentSeq2SeqConfig(EncoderDecoderConfig):
     model_type: Literal["rnn-seq2seq"] = "rnn-seq2seq"
     cell: Cell = "lstm"
     hidden_size: Size
-    num_hidden_layers: Size = 1
-    attention: bool = True
+    num_hidden_layers: Layers = 1
+    attention: Flag = True
     initializer_range: Positive = 0.1
     is_encoder_decoder: Literal[True] = Field(default=True)
 
@@ -321,13 +321,13 @@ _SEQ2SEQ_MODULES = (
     "attention.output",
     "head",
 )
-RNN = Family(
+RNN_FAMILY = Family(
     architecture="YunqueRecurrent",
     config=RecurrentConfig,
     model=RecurrentLM,
     weight_map=tuple(Entry(name, name) for name in _LM_MODULES),
 )
-RNN_SEQ2SEQ = Family(
+RNN_SEQ2SEQ_FAMILY = Family(
     architecture="YunqueRecurrentSeq2Seq",
     config=RecurrentSeq2SeqConfig,
     model=RecurrentSeq2Seq,

@@ -9,15 +9,23 @@ al. 2020 (arXiv:2010.11934).
 """
 
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, Strict, model_validator
 from torch import Tensor, nn
 
 from yunque.model.attention import Attention, CrossAttention, Pass
 from yunque.model.blocks import Embedding, FeedForward, GatedFeedForward, RMSNorm
-from yunque.model.configuration import Activation, EncoderDecoderConfig, Positive, Size
+from yunque.model.configuration import (
+    Activation,
+    EncoderDecoderConfig,
+    Flag,
+    Layers,
+    Positive,
+    Size,
+    TokenId,
+)
 from yunque.model.encoder_decoder import Stack, TransformerEncoderDecoder
 from yunque.model.family import Family
 from yunque.model.positions import distance_buckets
@@ -34,21 +42,21 @@ class T5Shape(EncoderDecoderConfig):
     hidden_size: Size = Field(default=512, alias="d_model")
     head_dim: Size = Field(default=64, alias="d_kv")
     intermediate_size: Size = Field(alias="d_ff")
-    num_encoder_layers: Size = Field(alias="num_layers")
-    num_decoder_layers: Size | None = None
+    num_encoder_layers: Layers = Field(alias="num_layers")
+    num_decoder_layers: Layers | None = None
     num_attention_heads: Size = Field(alias="num_heads")
     # Fewer buckets could not be parted into left and right, near and far.
-    relative_attention_num_buckets: int = Field(default=32, ge=4, le=2**16)
+    relative_attention_num_buckets: Annotated[int, Strict()] = Field(default=32, ge=4, le=2**16)
     relative_attention_max_distance: Size = 128
     layer_norm_epsilon: Positive = 1e-6
     initializer_factor: Positive = 1.0
     feed_forward_proj: str
     dense_act_fn: Activation
-    is_gated_act: bool
+    is_gated_act: Flag
     is_encoder_decoder: Literal[True] = True
     is_decoder: Literal[False] = False
-    pad_token_id: int | None = 0
-    eos_token_id: int | tuple[int, ...] | None = 1
+    pad_token_id: TokenId | None = 0
+    eos_token_id: TokenId | tuple[TokenId, ...] | None = 1
 
     @model_validator(mode="before")
     @classmethod
@@ -96,7 +104,7 @@ class MT5Config(T5Shape):
     model_type: Literal["mt5"] = "mt5"
     vocab_size: Size = 250112
     intermediate_size: Size = Field(default=1024, alias="d_ff")
-    num_encoder_layers: Size = Field(default=8, alias="num_layers")
+    num_encoder_layers: Layers = Field(default=8, alias="num_layers")
     num_attention_heads: Size = Field(default=6, alias="num_heads")
     feed_forward_proj: str = "gated-gelu"
 
@@ -107,10 +115,10 @@ class T5Config(T5Shape):
     model_type: Literal["t5"] = "t5"
     vocab_size: Size = 32128
     intermediate_size: Size = Field(default=2048, alias="d_ff")
-    num_encoder_layers: Size = Field(default=6, alias="num_layers")
+    num_encoder_layers: Layers = Field(default=6, alias="num_layers")
     num_attention_heads: Size = Field(default=8, alias="num_heads")
     feed_forward_proj: str = "relu"
-    scale_decoder_outputs: bool
+    scale_decoder_outputs: Flag
 
     @model_validator(mode="before")
     @classmethod

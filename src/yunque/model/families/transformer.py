@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from yunque.model.attention import Attention, CrossAttention, Pass
 from yunque.model.blocks import FeedForward
-from yunque.model.configuration import Activation, EncoderDecoderConfig, Positive, Size, head_size
+from yunque.model.configuration import Activation, EncoderDecoderConfig, Layers, Positive, Size, head_size
 from yunque.model.encoder_decoder import Stack, TransformerEncoderDecoder
 from yunque.model.family import Family
 from yunque.model.positions import sinusoids_at
@@ -32,8 +32,8 @@ class TransformerConfig(EncoderDecoderConfig):
     model_type: Literal["transformer"] = "transformer"
     hidden_size: Size = 512
     intermediate_size: Size = 2048
-    num_encoder_layers: Size = 6
-    num_decoder_layers: Size = 6
+    num_encoder_layers: Layers = 6
+    num_decoder_layers: Layers = 6
     num_attention_heads: Size = 8
     max_position_embeddings: Size = 512
     hidden_act: Activation = "relu"
@@ -145,7 +145,7 @@ WEIGHT_MAP = _same_names(
     *_attention_names("decoder.layers.{layer}.cross_attention"),
 )
 
-TRANSFORMER = Family(
+TRANSFORMER_FAMILY = Family(
     architecture="YunqueTransformer",
     config=TransformerConfig,
     model=Transformer,

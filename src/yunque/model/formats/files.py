@@ -61,16 +61,32 @@ def checkpoint_file(files: Files, name: str) -> Path:
 
     In a folder, a link may not lead out of it (in the cache of huggingface_hub: not out of that repository).
     """
-    if not name or name in (".", "..") or any(letter in name for letter in "/\\\0"):
-        raise UserError(
-            f"{place(files)}: {name!r} is not a plain file name: a model's files lie in its own folder"
-        )
+    check_plain(files, name)
     if not isinstance(files, Path):
         if name not in files:
             raise UserError(f"the model has no file {name}")
         return ordinary_file(files[name])
-    path = ordinary_file(files / name)
-    if not path.resolve().is_relative_to(_home(files.resolve())):
+    return _inside(files, files / name)
+
+
+def file_below(folder: Path, below: str, name: str) -> Path:
+    """The same for the file `name` of the folder `below`, which lies in the checkpoint's own."""
+    check_plain(folder, below)
+    check_plain(folder, name)
+    return _inside(folder, folder / below / name)
+
+
+def check_plain(files: Files, name: str) -> None:
+    """Raise UserError unless `name` is that of a file or folder, and no path that leads elsewhere."""
+    if not name or name in (".", "..") or any(letter in name for letter in "/\\\0"):
+        raise UserError(
+            f"{place(files)}: {name!r} is not a plain file name: a model's files lie in its own folder"
+        )
+
+
+def _inside(folder: Path, path: Path) -> Path:
+    ordinary_file(path)
+    if not path.resolve().is_relative_to(_home(folder.resolve())):
         raise UserError(f"{path}: is a link that leads out of the folder: put the file itself there")
     return path
 

@@ -36,7 +36,8 @@ def scaling_of_factors(factors: Floats, theta: float) -> dict[str, Any] | None:
     if between.sum() >= 2:
         shares = (1.0 / factors[between] - 1.0 / factor) / (1.0 - 1.0 / factor)
         slope, start = np.polyfit(turns[between], shares, 1)
-        if slope > 0:
+        # Both are above 0, or these are not the factors of such a scaling.
+        if start < 0 < slope:
             thresholds.append((float(-start / slope), float((1.0 - start) / slope)))
     for low, high in thresholds:
         found = {

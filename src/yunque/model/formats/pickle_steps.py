@@ -27,6 +27,8 @@ _ORDERED, _TENSOR, _PARAMETER = (
 )
 _CONSTANTS: Mapping[str, object] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _LITERALS = frozenset({"BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINSTRING", "BINFLOAT"})
+# A tensor takes some forty steps. No step makes more than one thing: this bounds the stack and the memo too.
+_MOST_STEPS = 1_000_000
 
 
 class UnknownStep(Exception):
@@ -59,13 +61,13 @@ class _Name:
     text: str
 
 
-def follow_steps(steps: io.BytesIO) -> Any:
+def follow_steps(steps: io.BytesIO, most: int = _MOST_STEPS) -> Any:
     """What the next pickle in `steps` describes: plain values, with `Laid` in the place of tensors.
 
     Raises UnknownStep for any function but those that make tensors; ValueError, TypeError or LookupError for bytes
-    that are no pickle.
+    that are no pickle, or one of more than `most` steps.
     """
-    return _Machine().run(steps)
+    return _Machine().run(steps, most)
 
 
 class _Machine:
@@ -91,9 +93,11 @@ class _Machine:
             "BUILD": self._build,
         }
 
-    def run(self, steps: io.BytesIO) -> Any:
-        for opcode, argument, _ in pickletools.genops(steps):
+    def run(self, steps: io.BytesIO, most: int) -> Any:
+        for taken, (opcode, argument, _) in enumerate(pickletools.genops(steps)):
             name = opcode.name
+            if taken >= most:
+                raise ValueError(f"its pickle has more than {most:,} steps")
             if name == "STOP":
                 (result,) = self._stack
                 return result

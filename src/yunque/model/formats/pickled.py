@@ -19,7 +19,10 @@ from yunque.errors import UserError
 from yunque.model.formats.files import TensorEntry, ordinary_file
 from yunque.model.formats.pickle_steps import Laid, Storage, UnknownStep, follow_steps
 
-_LARGEST_PICKLE = 64 << 20
+# Some 250 bytes for a tensor.
+_LARGEST_PICKLE = 8 << 20
+# Of the pickles before the tensors in a file of the old kind: a number, or a few facts of the machine.
+_FEW_STEPS = 1_000
 _ZIP_START = b"PK\x03\x04"
 _ZIP_END = struct.Struct("<4s4H2LH")
 _ZIP64_LOCATOR = struct.Struct("<4sLQL")
@@ -33,6 +36,13 @@ class _Damaged(Exception):
     """What the file says does not fit in it."""
 
 
+# What reading bytes as what they are not ends in.
+_SIGNS_OF_DAMAGE = (
+    *(_Damaged, zipfile.BadZipFile, struct.error, EOFError, ValueError, LookupError),
+    *(TypeError, RuntimeError, ArithmeticError, AttributeError),
+)
+
+
 @dataclass(frozen=True)
 class _Content:
     """What a file says it holds: tensors, and how many bytes there are for each storage."""
@@ -42,7 +52,10 @@ class _Content:
 
 
 class PickledFile:
-    """The tensors of one `.bin` file: mapped into memory, or read whole where the file is of the old kind."""
+    """The tensors of one `.bin` file: mapped into memory, or read whole where the file is of the old kind.
+
+    `resident_bytes` is what then stays in memory once a tensor was read.
+    """
 
     def __init__(self, path: Path, name: str) -> None:
         self.where = str(path)
@@ -62,10 +75,9 @@ class PickledFile:
             ) from None
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-        except (_Damaged, zipfile.BadZipFile, struct.error, ValueError, LookupError, EOFError) as error:
+        except _SIGNS_OF_DAMAGE as error:
             raise UserError(f"{path}: is damaged, or no checkpoint of PyTorch ({_short(error)})") from None
-        except (TypeError, RuntimeError, ArithmeticError, AttributeError) as error:
-            raise UserError(f"{path}: is damaged, or no checkpoint of PyTorch ({_short(error)})") from None
+        self.resident_bytes = 0 if self._zipped else sum(content.storage_bytes.values())
         self._loaded: Mapping[str, Tensor] | None = None
 
     def read(self, name: str) -> Tensor:
@@ -153,14 +165,18 @@ def _legacy_content(path: Path) -> _Content:
     with path.open("rb") as file:
         start = file.read(min(size, _LARGEST_PICKLE))
     steps = io.BytesIO(start)
-    if not start.startswith(b"\x80") or follow_steps(steps) != _LEGACY_MAGIC:
+    if not start.startswith(b"\x80") or follow_steps(steps, _FEW_STEPS) != _LEGACY_MAGIC:
         raise _Damaged("it does not begin as one")
-    if follow_steps(steps) != _LEGACY_PROTOCOL or not isinstance(follow_steps(steps), dict):
+    protocol, machine = follow_steps(steps, _FEW_STEPS), follow_steps(steps, _FEW_STEPS)
+    if protocol != _LEGACY_PROTOCOL or not isinstance(machine, dict):
         raise _Damaged("it is of a version that is not known")
     tensors = _tensors(follow_steps(steps))
     storages: dict[str, Storage] = {laid.storage.key: laid.storage for laid in tensors.values()}
     keys = follow_steps(steps)
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
+    # A list inside of a list may hold itself, and would have no end as text.
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise _Damaged("its storages have no names")
+    if sorted(keys) != sorted(storages):
         raise _Damaged("its storages are not those of its tensors")
     lengths = {key: storage.count * storage.dtype.itemsize for key, storage in storages.items()}
     if steps.tell() + sum(8 + length for length in lengths.values()) != size:

@@ -4,9 +4,18 @@ from pathlib import Path
 from typing import Any
 
 from yunque.errors import UserError
-from yunque.model.formats.files import Files, checkpoint_file, has_file, parse_json, place, read_json
+from yunque.model.formats.files import (
+    Files,
+    check_plain,
+    checkpoint_file,
+    file_below,
+    has_file,
+    parse_json,
+    place,
+    read_json,
+)
 
-_POOLING = "1_Pooling/config.json"
+_POOLING = ("1_Pooling", "config.json")
 # The root of a text's length changes nothing in a vector that is made 1 long afterwards.
 _KNOWN = {"mean": "mean", "mean_sqrt_len_tokens": "mean", "cls": "cls", "max": "max"}
 _OLD_NAMES = {
@@ -36,14 +45,32 @@ def pooling_fields(files: Files) -> dict[str, Any]:
 
 def _pooling_file(files: Files) -> Path | None:
     if not isinstance(files, Path):
-        return files.get(_POOLING)
-    folder, name = files / Path(_POOLING).parent, Path(_POOLING).name
-    return checkpoint_file(folder, name) if has_file(folder, name) else None
+        return files.get("/".join(_POOLING))
+    below, name = _POOLING
+    return file_below(files, below, name) if has_file(files / below, name) else None
+
+
+def module_folders(files: Files) -> list[str]:
+    """The folders that `modules.json` names, or none where there is no such file; raises UserError."""
+    folders = [step.get("path") for step in _modules(files)]
+    named = [folder for folder in folders if isinstance(folder, str) and folder]
+    for folder in named:
+        check_plain(files, folder)
+    return named
 
 
 def _check_modules(files: Files) -> None:
+    for step in _modules(files):
+        kind = str(step.get("type")).rpartition(".")[2]
+        if kind not in _MODULES:
+            raise UserError(
+                f"{place(files)}: modules.json has a {kind[:80]} after the model, which is not known"
+            )
+
+
+def _modules(files: Files) -> list[dict[str, Any]]:
     if not has_file(files, "modules.json"):
-        return
+        return []
     path = checkpoint_file(files, "modules.json")
     try:
         content = path.read_bytes()
@@ -53,9 +80,4 @@ def _check_modules(files: Files) -> None:
     steps = parse_json(b'{"steps": ' + content + b"}", str(path))["steps"]
     if not isinstance(steps, list):
         raise UserError(f"{path}: must hold a list of what follows the model")
-    kinds = [str(step.get("type")).rpartition(".")[2] for step in steps if isinstance(step, dict)]
-    for kind in kinds:
-        if kind not in _MODULES:
-            raise UserError(
-                f"{place(files)}: modules.json has a {kind[:80]} after the model, which is not known"
-            )
+    return [step for step in steps if isinstance(step, dict)]
