@@ -153,6 +153,8 @@ def test_documents_in_one_window_read_as_if_alone(tmp_path: Path) -> None:
         ({"multi_query": False, "num_kv_heads": 2}, "num_kv_heads"),
         ({"new_decoder_architecture": True}, "ln_attn"),
         ({"multi_query": False}, "query_key_value"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 1e300}}, "cannot be worked out"),
+        ({"bias": "false"}, "bias"),
     ],
     ids=str,
 )

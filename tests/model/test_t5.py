@@ -359,6 +359,7 @@ def test_fresh_weights_are_as_large_as_those_of_transformers() -> None:
         ({"relative_attention_max_distance": 4}, "relative_attention_max_distance"),
         ({"d_kv": 0}, "d_kv"),
         ({"num_layers": 10**12}, "num_layers"),
+        ({"num_layers": 2.0}, "num_layers"),
         ({"num_decoder_layers": 9}, "missing"),
         ({"is_decoder": True}, "is_decoder"),
         ({"is_gated_act": True}, "missing"),
