@@ -2,11 +2,15 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from yunque.data.instructions import InstructionRow, write_instructions
 from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig
 from yunque.generate.engine import Engine
+from yunque.model import load_model
+from yunque.model.adapter_files import load_adapter
+from yunque.model.lora import LoraSettings
 from yunque.tokenizer import Tokenizer
 from yunque.train import TuneSettings, pretrain, quantize, tune
 from yunque.train.instruct import encode_example
@@ -96,6 +100,39 @@ def test_a_tuning_that_crashed_goes_on_to_the_same_bits_with_replay_too(workspac
     assert set(seen) == {"rows", "dataset/animals@1"}
 
 
+def test_an_adapter_learns_goes_on_after_a_crash_and_is_kept_beside_the_merged_model(workspace, base) -> None:
+    from test_pretrain import StopAt
+
+    lora = LoraSettings(rank=4, alpha=8, targets="all-linear")
+    whole, parts = (
+        settings_of(name=name, lora=lora, epochs=12, checkpoint_every=5) for name in ("whole", "parts")
+    )
+    made = tune(workspace, base.ref, ROWS, whole)
+    with pytest.raises(RuntimeError):
+        tune(workspace, base.ref, ROWS, parts, StopAt(9))
+    run = next(folder for folder in workspace.runs.iterdir() if folder.name.startswith("parts-"))
+    checkpoint = next((run / "checkpoints").glob("step-*")) / "model.safetensors"
+    assert checkpoint.stat().st_size < 0.5 * workspace.file(base, "model.safetensors").stat().st_size
+    assert "embedding.weight" not in load_file(checkpoint)
+    again = tune(workspace, base.ref, ROWS, parts)
+    assert again.files["model.safetensors"] == made.files["model.safetensors"]
+    losses = [
+        json.loads(line)["loss"] for line in workspace.file(made, "loss.jsonl").read_text().splitlines()
+    ]
+    assert losses[-1] < 0.8 * losses[0]
+    adapter = workspace.get("adapter/whole")
+    assert made.parents == (base.ref, adapter.ref) and "adapter_config.json" in adapter.files
+    # The adapter on the base is the merged model.
+    loaded = load_adapter(
+        load_model({name: workspace.file(base, name) for name in base.files}),
+        {name: workspace.file(adapter, name) for name in adapter.files},
+        "whole",
+    )
+    merged = load_model({name: workspace.file(made, name) for name in made.files})
+    ids = torch.arange(9, 20)[None]
+    torch.testing.assert_close(loaded(ids), merged(ids), rtol=1e-4, atol=1e-4)
+
+
 def test_rows_that_do_not_fit_are_told_by_their_ids(workspace, base) -> None:
     long = InstructionRow("too-long", "x", "es", "t", "Repite.", "palabra " * 200, "sí")
     told: list[str] = []
@@ -123,3 +160,5 @@ def test_a_quantized_model_is_smaller_about_as_good_and_not_tuned(workspace, bas
     assert figures["measured_on"] == ["dataset/animals@1"]
     with pytest.raises(UserError, match="is quantized"):
         tune(workspace, small.ref, ROWS, settings_of())
+    adapted = tune(workspace, small.ref, ROWS, settings_of(name="qlora", lora=LoraSettings(rank=4), epochs=2))
+    assert adapted.parents[0] == small.ref and adapted.parents[1] == "adapter/qlora@1"

@@ -27,6 +27,9 @@ def tune(
     name: str | None = typer.Option(None, help="The name of the tuned model. (default: MODEL-tuned)"),
     epochs: float | None = typer.Option(None, help="How often each row is seen. (default: 6)"),
     seconds: float | None = typer.Option(None, help="At most as many steps as fit in this time."),
+    lora: bool = typer.Option(
+        False, "--lora", help="Train an adapter beside the frozen model (lora.rank=16 ...)."
+    ),
     config: Path | None = typer.Option(None, help="A YAML file with settings."),
     skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave bad lines of the files out."),
     json: bool = JSON_OPTION,
@@ -40,7 +43,13 @@ def tune(
     from yunque.workspace import Workspace
 
     workspace = Workspace.open()
-    settings = resolve(TuneSettings, config, overrides or [], name=name, epochs=epochs, seconds=seconds)
+    options: dict[str, Any] = {
+        "name": name,
+        "epochs": epochs,
+        "seconds": seconds,
+        "lora": {} if lora else None,
+    }
+    settings = resolve(TuneSettings, config, overrides or [], **options)
     skipped: list[str] = []
     on_bad = skipped.append if skip_bad else None
     training = (

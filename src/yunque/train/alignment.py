@@ -16,11 +16,11 @@ from torch import nn
 from yunque.data.preferences import PromptRow
 from yunque.errors import UserError
 from yunque.model import CausalModel, EncoderDecoder, LanguageModel, load_model, save_model
-from yunque.model.adapter_files import save_adapter
-from yunque.model.lora import LoraSettings, add_lora, merge_lora, remove_lora
+from yunque.model.lora import LoraSettings
 from yunque.model.scored import ScoredModel, is_reward_model, save_reward_model
 from yunque.progress import Progress
 from yunque.tokenizer import Tokenizer, tokenizer_of
+from yunque.train.adapter import keep_adapter, make_trainable
 from yunque.train.corpus import RowKey
 from yunque.train.finish import keep_files, settled_plan
 from yunque.train.loop import Tell
@@ -104,10 +104,7 @@ class Alignment:
 
     def make_trainable(self, model: Writer) -> None:
         """Free the weights of a model, or put a fresh adapter on it."""
-        if self.settings.lora is None:
-            model.requires_grad_(True)
-        else:
-            add_lora(model, self.settings.lora, torch.Generator().manual_seed(self.settings.seed))
+        make_trainable(model, self.settings.lora, self.settings.seed)
 
     def open_reference(self) -> Writer | None:
         """The reference of a model that is trained in full; None where it is the model without its adapter."""
@@ -135,10 +132,7 @@ class Alignment:
         origin, body = [self.base, self.data, *parents], writer_of(model)
         if self.settings.lora is not None:
             config = {**self.run.record["configuration"], "run": self.run.name}
-            adapter = self.workspace.put("adapter", self.name, save_adapter(body), origin, config)
-            origin.append(adapter)
-            merge_lora(body)
-            remove_lora(body)
+            origin.append(keep_adapter(self.workspace, self.name, body, origin, config))
         gives_rewards = self.run.record["configuration"]["objective"] == "reward"
         if isinstance(model, ScoredModel) and gives_rewards:
             files = save_reward_model(model, self.tokenizer.pad_id)

@@ -49,7 +49,7 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint, with the objective's state if it has one, and remove all but the newest two."""
     with atomic_folder(folder / f"step-{position.step:08d}") as temporary:
-        save_file(dict(model.state_dict()), temporary / "model.safetensors")
+        save_file(_trained(model), temporary / "model.safetensors")
         save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
         save_file({"torch": torch.get_rng_state()}, temporary / "random.safetensors")
         if isinstance(objective, Stateful):
@@ -85,8 +85,12 @@ def _restore(
     random = load_file(checkpoint / "random.safetensors")["torch"]
     position = Position(**json.loads((checkpoint / "position.json").read_text(encoding="utf-8")))
     state = load_file(checkpoint / "objective.safetensors") if isinstance(objective, Stateful) else {}
-    model.load_state_dict(weights)
+    if weights.keys() != _trained(model).keys():
+        raise KeyError("the checkpoint has other weights than the model")
+    model.load_state_dict(weights, strict=False)
     for name, parameter in model.named_parameters():
+        if name not in weights:
+            continue
         prefix = f"{name}:"
         optimizer.state[parameter] = {
             key.removeprefix(prefix): tensor for key, tensor in moments.items() if key.startswith(prefix)
@@ -97,9 +101,15 @@ def _restore(
     return position
 
 
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that training changes: under an adapter, those of the adapter only."""
+    return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
         f"{name}:{key}": tensor
         for name, parameter in model.named_parameters()
+        if parameter.requires_grad
         for key, tensor in optimizer.state[parameter].items()
     }

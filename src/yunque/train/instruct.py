@@ -1,5 +1,6 @@
 """Instruction tuning: the loss of the answer alone, in the chat format that serving uses."""
 
+import copy
 import hashlib
 import json
 import math
@@ -12,8 +13,10 @@ from pydantic import Field
 from yunque.data.instructions import InstructionRow
 from yunque.errors import UserError
 from yunque.model import CausalModel, load_model
+from yunque.model.lora import LoraSettings
 from yunque.progress import Progress, silent
 from yunque.tokenizer import Tokenizer, tokenizer_of
+from yunque.train.adapter import keep_adapter, make_trainable
 from yunque.train.corpus import Corpus, training_corpus
 from yunque.train.finish import keep_model, settled_plan
 from yunque.train.loop import Tell, run_loop
@@ -29,7 +32,8 @@ class TuneSettings(LoopSettings):
     """Settings of `yunque tune`.
 
     With `seconds` the run has at most as many steps as fit. `replay` windows of what the base model was trained on
-    are read in each step as well, so that less of it is forgotten.
+    are read in each step as well, so that less of it is forgotten. With `lora` an adapter is trained and the base is
+    not; it is kept, and merged into the tuned model.
     """
 
     name: str | None = None
@@ -38,6 +42,7 @@ class TuneSettings(LoopSettings):
     seconds: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=32, ge=1)
     replay: int = Field(default=1, ge=0)
+    lora: LoraSettings | None = None
 
 
 def _encode_rows(
@@ -99,7 +104,9 @@ def _plan(settings: TuneSettings, model: CausalModel, objective: Answers) -> Tra
         packed=bool(replayed),
     )
     steps = max(1, round(settings.epochs * objective.batches_per_epoch))
-    return plan_run(model.config, objective, settings, workload, steps, settings.seconds)
+    # Measured on a copy: what is trained, and in which numbers, does not follow from the shape alone.
+    trial = copy.deepcopy(model)
+    return plan_run(model.config, objective, settings, workload, steps, settings.seconds, lambda: trial)
 
 
 def tune(
@@ -114,7 +121,8 @@ def tune(
     """Tune a model on instruction rows, or go on with the run of the same configuration.
 
     `dataset` is the artifact that the rows are from: it becomes a parent of the tuned model. Rows that do not fit
-    in the model's context are told by their ids. Raises UserError for a quantized base, or when no row fits.
+    in the model's context are told by their ids. Raises UserError when no row fits, and for a quantized base that no
+    adapter is trained on.
     """
     base = workspace.get(base_ref, "model")
     name = settings.name or f"{base.name}-tuned"
@@ -126,9 +134,11 @@ def tune(
         model = load_model(
             {path: workspace.file(base, path) for path in base.files}, torch.float32, CausalModel
         )
-        if model.config.quantization_config:
-            raise UserError(f"{base.ref} is quantized: tune the model that it was made of")
-        model.requires_grad_(True)
+        if model.config.quantization_config and settings.lora is None:
+            raise UserError(
+                f"{base.ref} is quantized: train an adapter on it (--lora), or tune the model that it was made of"
+            )
+        make_trainable(model, settings.lora, settings.seed)
         context = context_of(model)
         objective = Answers(
             _encode_rows(tokenizer, rows, context, tell),
@@ -141,12 +151,16 @@ def tune(
         )
         plan = settled_plan(run, lambda: _plan(settings, model, objective), tell)
         run_loop(run.folder, model, objective, settings, plan, progress, tell)
+        origin = [base, *([dataset] if dataset else [])]
+        if settings.lora is not None:
+            config = {**run.record["configuration"], "run": run.name}
+            origin.append(keep_adapter(workspace, name, model, origin, config))
         return keep_model(
             workspace,
             run,
             name,
             model,
             tokenizer.to_files(),
-            [base, *([dataset] if dataset else [])],
+            origin,
             objective.rows_seen(dataset.ref if dataset else "rows", plan.steps),
         )
