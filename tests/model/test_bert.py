@@ -52,7 +52,7 @@ def assert_same_vectors(ours: Encoder, theirs: BertModel) -> None:
     parity.assert_same(ours.hidden(ids_BT), theirs(ids_BT).last_hidden_state)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_a_bert_of_any_shape_gives_the_vectors_of_transformers(seed: int, tmp_path: Path) -> None:
     pick = random.Random(seed)
     heads = pick.choice([1, 2, 3, 5])

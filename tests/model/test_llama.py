@@ -112,7 +112,7 @@ def random_shape(seed: int) -> dict:
     }
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_a_llama_of_any_shape_gives_the_scores_of_transformers(seed: int, tmp_path: Path) -> None:
     pick = random.Random(100 + seed)
     biases = {"attention_bias": pick.random() < 0.5, "mlp_bias": pick.random() < 0.5}
@@ -123,7 +123,7 @@ def test_a_llama_of_any_shape_gives_the_scores_of_transformers(seed: int, tmp_pa
     parity.assert_same_gradients(ours, theirs)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_a_mistral_of_any_shape_gives_the_scores_of_transformers(seed: int, tmp_path: Path) -> None:
     window = random.Random(200 + seed).choice([None, 2, 3, 5, 12, 13, 60])
     theirs = checkpoint("Mistral", **random_shape(50 + seed), sliding_window=window)

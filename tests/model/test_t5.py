@@ -152,7 +152,7 @@ def random_shape(seed: int) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", range(6))
 def test_a_t5_of_any_shape_gives_the_scores_of_transformers(seed: int, tmp_path: Path) -> None:
     kind = "MT5" if seed % 4 == 3 else "T5"
     theirs = checkpoint(kind, own_head=random.Random(seed).random() < 0.5, **random_shape(seed))
