@@ -192,7 +192,7 @@ def test_a_long_retry_after_is_told_and_not_waited_for(server: FakeServer) -> No
     started = time.monotonic()
     with pytest.raises(ModelUnavailable, match="wait for 3600 s"):
         server.model().chat(QUESTION, CONFIG)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 60
     assert len(server.seen) == 1
 
 

@@ -34,10 +34,10 @@ def opened(path: Path) -> torch.nn.Module:
 
 
 def refused(path: Path, match: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(UserError, match=match) as caught:
         opened(path)
-    assert time.monotonic() - started < _SECONDS
+    assert time.process_time() - started < _SECONDS
     said = str(caught.value)
     assert "\n" not in said and len(said) < 700
 
@@ -75,14 +75,14 @@ def test_any_mutation_loads_or_is_told(kind: str, part: int, tmp_path: Path) -> 
         file = chance.choice(files)
         mutated = mutate(good[file], chance, file.suffix == ".json")
         file.write_bytes(mutated)
-        started = time.monotonic()
+        started = time.process_time()
         try:
             model = opened(path)
             assert all(weight.numel() < 10**7 for weight in model.parameters())
         except UserError as error:
             told += 1
             assert len(str(error)) < 900
-        assert time.monotonic() - started < 5 * _SECONDS, seed
+        assert time.process_time() - started < 5 * _SECONDS, seed
         file.write_bytes(good[file])
     assert told > 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000

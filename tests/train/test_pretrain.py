@@ -206,7 +206,7 @@ def test_the_same_command_again_gives_the_model_that_was_made(workspace, setting
     told: list[str] = []
     assert pretrain(workspace, settings, tell=told.append).ref == done.ref
     assert "finished" in told[0]
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 20
     assert not (run_folder(workspace) / "checkpoints").exists()
 
 
