@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from shapes import GPT2, LLAMA, T5
 from torch import Tensor, nn
 
 from yunque.errors import UserError
@@ -19,34 +20,6 @@ from yunque.model.memory import (
     plan_training,
 )
 
-LLAMA = {
-    "model_type": "llama",
-    "vocab_size": 512,
-    "hidden_size": 64,
-    "intermediate_size": 160,
-    "num_hidden_layers": 5,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-}
-GPT2 = {
-    "model_type": "gpt2",
-    "vocab_size": 300,
-    "n_embd": 48,
-    "n_layer": 2,
-    "n_head": 4,
-    "n_positions": 32,
-}
-T5 = {
-    "model_type": "t5",
-    "vocab_size": 200,
-    "d_model": 32,
-    "d_kv": 8,
-    "d_ff": 64,
-    "num_layers": 4,
-    "num_decoder_layers": 5,
-    "num_heads": 4,
-}
 QWEN3 = {**LLAMA, "model_type": "qwen3", "head_dim": 32, "num_hidden_layers": 4}
 MULTI_HEAD = {**LLAMA, "num_key_value_heads": 4, "vocab_size": 4000, "tie_word_embeddings": True}
 WINDOWED = {**LLAMA, "model_type": "mistral", "sliding_window": 8}

@@ -15,6 +15,7 @@ from yunque.cli.show import JSON_OPTION, bars, emit, note, size, table
 from yunque.errors import UserError
 
 if TYPE_CHECKING:
+    from yunque.model.library import ExportFormat
     from yunque.model.opening import Checkpoint
     from yunque.workspace import Artifact
 
@@ -77,7 +78,8 @@ def export(
     if format not in ("hf", "gguf"):
         raise UserError(f"--format: {format!r} is not hf or gguf")
     most = None if max_shard_size is None else _bytes(max_shard_size)
-    made = export_model(Workspace.open(), model, folder, format, most, force, bars)  # type: ignore[arg-type]
+    wanted: ExportFormat = "gguf" if format == "gguf" else "hf"
+    made = export_model(Workspace.open(), model, folder, wanted, most, force, bars)
     sizes = {str(path): path.stat().st_size for path in made}
 
     def render(console: Console) -> None:

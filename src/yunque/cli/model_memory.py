@@ -2,8 +2,9 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import typer
 from rich.console import Console
@@ -14,13 +15,15 @@ from yunque.errors import UserError
 
 if TYPE_CHECKING:
     from yunque.model.configuration import ModelConfig
-    from yunque.model.memory import Change, HoldingMemory, TrainingMemory
+    from yunque.model.memory import Change, HoldingMemory, Method, Number, TrainingMemory
+
+Known = TypeVar("Known", bound=str)
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_NUMBERS = ("float32", "bfloat16", "int8", "int4")
-_METHODS = ("full", "lora", "qlora")
-_PRODUCTS = ("float32", "bfloat16", "float16")
+_NUMBERS: "tuple[Number, ...]" = ("float32", "bfloat16", "int8", "int4")
+_METHODS: "tuple[Method, ...]" = ("full", "lora", "qlora")
+_PRODUCTS: tuple[Literal["float32", "bfloat16", "float16"], ...] = ("float32", "bfloat16", "float16")
 # Positions of a row, where neither the user nor the model says fewer.
 _LENGTH = 1024
 _RULE = "24 bytes a parameter: 4 weights, 4 gradients, 8 Adam, 8 activations and passing numbers"
@@ -42,20 +45,19 @@ def memory(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Tell what a model takes to hold and to train, whether it fits, and what to change."""
-    _check("--dtype", dtype, _PRODUCTS)
+    products = _one_of("--dtype", dtype, _PRODUCTS)
     there_is = machine_memory() if available is None else bytes_of(available, "--available")
-    if train is not None:
-        _check("--train", train, _METHODS)
+    method = None if train is None else _one_of("--train", train, _METHODS)
     from yunque.model.memory import OPTIMIZERS, Training, changes_that_help, plan_holding, plan_training
 
-    _check("--optimizer", optimizer, OPTIMIZERS)
+    kind = _one_of("--optimizer", optimizer, OPTIMIZERS)
     config = _shape(model)
     length = _length(config, seq)
-    held = [plan_holding(config, number) for number in _NUMBERS]  # type: ignore[arg-type]
+    held = [plan_holding(config, number) for number in _NUMBERS]
     step: TrainingMemory | None = None
     changes: list[Change] = []
-    if train is not None:
-        training = Training(batch, length, train, dtype, optimizer, rank)  # type: ignore[arg-type]
+    if method is not None:
+        training = Training(batch, length, method, products, kind, rank)
         step = plan_training(config, training)
         if there_is is not None and step.peak_bytes > there_is:
             changes = changes_that_help(config, training, there_is)
@@ -93,9 +95,11 @@ def memory(
     emit(value, as_json, render)
 
 
-def _check(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(f"{option}: {value!r} is not one of {', '.join(known)}")
+def _one_of(option: str, value: str, known: Sequence[Known]) -> Known:
+    for one in known:
+        if one == value:
+            return one
+    raise UserError(f"{option}: {value!r} is not one of {', '.join(known)}")
 
 
 def bytes_of(text: str, option: str) -> int:

@@ -17,6 +17,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from yunque.data.json_lines import read_json_lines
 from yunque.errors import UserError
 from yunque.workspace import Artifact, Workspace
 from yunque.workspace.files import sha256_of
@@ -89,41 +90,7 @@ def read_instructions(path: Path, on_bad: Callable[[str], None] | None = None) -
     A bad line raises UserError with file, line and field; with `on_bad` that sentence is handed over instead and
     the line is left out. Blank lines are passed over. A file without a good row is an error either way.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    rows: list[InstructionRow] = []
-    seen: dict[str, int] = {}
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_instruction(_decoded(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line))
-            if row.id in seen:
-                raise ValueError(f"the id {row.id!r} is that of line {seen[row.id]} too")
-        except ValueError as error:
-            sentence = f"{path}:{number}: {error}"
-            if on_bad is None:
-                raise UserError(
-                    f"{sentence}; mend the line, or leave bad lines out with --skip-bad"
-                ) from None
-            on_bad(sentence)
-            continue
-        seen[row.id] = number
-        rows.append(row)
-    if not rows:
-        raise UserError(f"{path}: holds no instruction row")
-    return rows
-
-
-def _decoded(line: bytes) -> object:
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError("is not UTF-8 text") from None
-    except (ValueError, RecursionError):
-        raise ValueError("is not valid JSON") from None
+    return read_json_lines(path, parse_instruction, "instruction row", on_bad)
 
 
 def write_instructions(

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from yunque.data.json_lines import read_json_lines
 from yunque.errors import UserError
 from yunque.workspace import Artifact, Workspace
 from yunque.workspace.files import sha256_of
@@ -52,9 +53,6 @@ class PreferenceRow(PromptRow):
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {**super().as_dict(), "chosen": self.chosen, "rejected": self.rejected}
-
-
-RowT = TypeVar("RowT", bound=PromptRow)
 
 
 def parse_preference(value: object) -> PreferenceRow:
@@ -115,51 +113,12 @@ def read_preferences(path: Path, on_bad: Callable[[str], None] | None = None) ->
     A bad line raises UserError with file, line and field; with `on_bad` that sentence is handed over instead and
     the line is left out. Blank lines are passed over. A file without a good row is an error either way.
     """
-    return _read(path, parse_preference, on_bad, "preference row")
+    return read_json_lines(path, parse_preference, "preference row", on_bad)
 
 
 def read_prompts(path: Path, on_bad: Callable[[str], None] | None = None) -> list[PromptRow]:
     """The prompts of a JSON Lines file, whether or not its rows have answers; like `read_preferences`."""
-    return _read(path, parse_prompt, on_bad, "prompt")
-
-
-def _read(
-    path: Path, parse: Callable[[object], RowT], on_bad: Callable[[str], None] | None, noun: str
-) -> list[RowT]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    rows, seen = list[RowT](), dict[str, int]()
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = parse(_decoded(line))
-            if row.id in seen:
-                raise ValueError(f"the id {row.id!r} is that of line {seen[row.id]} too")
-        except ValueError as error:
-            sentence = f"{path}:{number}: {error}"
-            if on_bad is None:
-                raise UserError(
-                    f"{sentence}; mend the line, or leave bad lines out with --skip-bad"
-                ) from None
-            on_bad(sentence)
-            continue
-        seen[row.id] = number
-        rows.append(row)
-    if not rows:
-        raise UserError(f"{path}: holds no {noun}")
-    return rows
-
-
-def _decoded(line: bytes) -> object:
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError("is not UTF-8 text") from None
-    except (ValueError, RecursionError):
-        raise ValueError("is not valid JSON") from None
+    return read_json_lines(path, parse_prompt, "prompt", on_bad)
 
 
 def write_preferences(

@@ -38,5 +38,5 @@ class _FrozenProduct(torch.autograd.Function):
 
 def frozen_product(x: Tensor, matrix: DenseMatrix) -> Tensor:
     """x matrix^T: [..., O] from [..., I] in the numbers of `x`, with a gradient for `x` and none for the matrix."""
-    product: Tensor = _FrozenProduct.apply(x, matrix)  # type: ignore[no-untyped-call]
+    product: Tensor = _FrozenProduct.apply(x, matrix)  # type: ignore[no-untyped-call]  # torch gives it no types
     return product

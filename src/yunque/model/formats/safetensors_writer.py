@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def write_safetensors(
                 folder / file,
                 {name: entries[name] for name in tensors},
                 read,
-                lambda count, file=file: task.advance(count, note=file),  # type: ignore[misc]
+                partial(task.advance, note=file),
             )
     if len(shards) == 1:
         return names
