@@ -106,8 +106,8 @@ def test_nothing_yet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["import", "hf:a/b/c"], "hf:ORG/NAME"),
         (["export", "nothing", "out"], "no model 'nothing'"),
         (["export", "nothing", "out", "--format", "onnx"], "is not hf or gguf"),
-        (["export", "nothing", "out", "--max-shard-size", "big"], "5GB or 200MB"),
-        (["export", "nothing", "out", "--max-shard-size", "0"], "5GB or 200MB"),
+        (["export", "nothing", "out", "--max-shard-size", "big"], "a size such as 8GB"),
+        (["export", "nothing", "out", "--max-shard-size", "0"], "a size such as 8GB"),
     ],
 )
 def test_a_mistake_is_one_sentence(

@@ -32,7 +32,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def files_of(workspace: Workspace, artifact: Artifact) -> dict[str, Path]:
-    return {name: workspace.file(artifact, name) for name in artifact.files}
+    return workspace.files(artifact)
 
 
 def same_tensors(one: Path | Mapping[str, Path], other: Path | Mapping[str, Path]) -> None:

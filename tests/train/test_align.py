@@ -73,7 +73,7 @@ def weights(workspace: Workspace, made: Artifact) -> bytes:
 
 
 def files(workspace: Workspace, made: Artifact) -> dict:
-    return {name: workspace.file(made, name) for name in made.files}
+    return workspace.files(made)
 
 
 _LORA = {"targets": "all-linear", "rank": 4}

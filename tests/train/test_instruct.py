@@ -124,11 +124,11 @@ def test_an_adapter_learns_goes_on_after_a_crash_and_is_kept_beside_the_merged_m
     assert made.parents == (base.ref, adapter.ref) and "adapter_config.json" in adapter.files
     # The adapter on the base is the merged model.
     loaded = load_adapter(
-        load_model({name: workspace.file(base, name) for name in base.files}),
-        {name: workspace.file(adapter, name) for name in adapter.files},
+        load_model(workspace.files(base)),
+        workspace.files(adapter),
         "whole",
     )
-    merged = load_model({name: workspace.file(made, name) for name in made.files})
+    merged = load_model(workspace.files(made))
     ids = torch.arange(9, 20)[None]
     torch.testing.assert_close(loaded(ids), merged(ids), rtol=1e-4, atol=1e-4)
 

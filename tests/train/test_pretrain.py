@@ -103,7 +103,7 @@ def test_the_model_artifact_holds_what_its_making_left(workspace, done) -> None:
         "seconds",
     }
     assert done.figures["validation_loss"] < 5.7  # ln 300: a model that learned nothing
-    net = load_model({name: workspace.file(done, name) for name in done.files})
+    net = load_model(workspace.files(done))
     assert net.config.eos_token_id == Tokenizer.load(workspace.file(done, "tokenizer.json")).end_id
 
 

@@ -1,7 +1,6 @@
 """`yunque model`: models that come from elsewhere, what is in them, and the way out."""
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from yunque.cli.model_memory import memory
-from yunque.cli.show import JSON_OPTION, bars, emit, note, size, table
+from yunque.cli.show import JSON_OPTION, bars, bytes_of, emit, note, size, table
 from yunque.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Bring models in, look at them, and take them out.")
 app.command("memory")(memory)
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _REF_OR_PATH = (
     "A model of the workspace (NAME, model/NAME@VERSION), a folder, a .gguf or a llama2.c .bin file."
 )
@@ -77,7 +75,7 @@ def export(
 
     if format not in ("hf", "gguf"):
         raise UserError(f"--format: {format!r} is not hf or gguf")
-    most = None if max_shard_size is None else _bytes(max_shard_size)
+    most = None if max_shard_size is None else bytes_of(max_shard_size, "--max-shard-size")
     wanted: ExportFormat = "gguf" if format == "gguf" else "hf"
     made = export_model(Workspace.open(), model, folder, wanted, most, force, bars)
     sizes = {str(path): path.stat().st_size for path in made}
@@ -87,15 +85,6 @@ def export(
         console.print(table("", ("file", "size"), rows, right=("size",)))
 
     emit({"folder": str(folder), "format": format, "files": sizes}, as_json, render)
-
-
-def _bytes(text: str) -> int:
-    """A number of bytes from "5GB"."""
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
-    count = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
-    if count < 1:
-        raise UserError(f"--max-shard-size: {text!r} is not a size such as 5GB or 200MB")
-    return count
 
 
 @app.command("show")
@@ -113,7 +102,7 @@ def show(model: str = typer.Argument(help=_REF_OR_PATH), as_json: bool = JSON_OP
     else:
         workspace = Workspace.open()
         artifact = workspace.get(model, "model")
-        checkpoint = open_files({name: workspace.file(artifact, name) for name in artifact.files})
+        checkpoint = open_files(workspace.files(artifact))
     facts = _facts(checkpoint, artifact)
     parts = model_parts(checkpoint.source.entries)
 

@@ -1,7 +1,5 @@
 """`yunque model memory`: what a model takes, to hold and to train, before any of it is taken."""
 
-import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -10,8 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from yunque.cli.show import JSON_OPTION, emit, size, table
+from yunque.cli.show import JSON_OPTION, bytes_of, emit, size, table
 from yunque.errors import UserError
+from yunque.machine import machine_memory
 
 if TYPE_CHECKING:
     from yunque.model.configuration import ModelConfig
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
 Known = TypeVar("Known", bound=str)
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_BINARY_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _NUMBERS: "tuple[Number, ...]" = ("float32", "bfloat16", "int8", "int4")
 _METHODS: "tuple[Method, ...]" = ("full", "lora", "qlora")
 _PRODUCTS: tuple[Literal["float32", "bfloat16", "float16"], ...] = ("float32", "bfloat16", "float16")
@@ -102,25 +99,6 @@ def _one_of(option: str, value: str, known: Sequence[Known]) -> Known:
     raise UserError(f"{option}: {value!r} is not one of {', '.join(known)}")
 
 
-def bytes_of(text: str, option: str) -> int:
-    """A number of bytes from "8GB" (thousands) or "8GiB" (1,024s); raises UserError naming the option."""
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
-    units = _BINARY_UNITS if found and found[3] else _UNITS
-    unit = units.get(found[2].upper()) if found else None
-    count = int(float(found[1]) * unit) if found and unit else 0
-    if count < 1:
-        raise UserError(f"{option}: {text!r} is not a size such as 8GB, 512MB or 16GiB")
-    return count
-
-
-def machine_memory() -> int | None:
-    """The memory of this machine in bytes; None where the system does not tell."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
 def _shape(model: str) -> "ModelConfig":
     """The configuration of a model of the workspace, in a folder, or in a file. A name is a name first."""
     from yunque.configuration import read_yaml
@@ -132,7 +110,7 @@ def _shape(model: str) -> "ModelConfig":
     artifact = None if "/" in model and path.exists() else _in_workspace(model)
     if artifact is not None:
         workspace = Workspace.open()
-        return read_configuration({name: workspace.file(artifact, name) for name in artifact.files})
+        return read_configuration(workspace.files(artifact))
     if path.is_dir():
         return read_configuration(path)
     if path.suffix in (".yaml", ".yml"):

@@ -1,6 +1,7 @@
 """What the command line puts on the screen: results on standard output, progress and complaints on standard error."""
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,10 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from yunque.errors import UserError
+
 JSON_OPTION = typer.Option(False, "--json", help="Print the result as JSON.")
 
 _PLAIN_SECONDS = 10.0
 _PIPE_WIDTH = 140
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BINARY_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def out() -> Console:
@@ -73,6 +78,17 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def bytes_of(text: str, option: str) -> int:
+    """A number of bytes from "8GB" (thousands) or "8GiB" (1,024s); raises UserError naming the option."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    units = _BINARY_UNITS if found and found[3] else _UNITS
+    unit = units.get(found[2].upper()) if found else None
+    count = int(float(found[1]) * unit) if found and unit else 0
+    if count < 1:
+        raise UserError(f"{option}: {text!r} is not a size such as 8GB, 512MB or 16GiB")
+    return count
 
 
 class _Bar:

@@ -9,15 +9,14 @@ A file of them is JSON Lines, one object a line:
 empty. `labels` are the answers that may be chosen from, or null where the answer is free text.
 """
 
-import json
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from yunque.data.json_lines import read_json_lines
+from yunque.data.json_lines import read_json_lines, write_json_lines
 from yunque.errors import UserError
 from yunque.workspace import Artifact, Workspace
 from yunque.workspace.files import sha256_of
@@ -103,10 +102,7 @@ def write_instructions(
 
     `sources` are the files that they were read from (`file`, `sha256`).
     """
-    contents = {f"{split}.jsonl": _as_lines(rows) for split, rows in splits.items()}
-    figures = {f"{split}_rows": len(rows) for split, rows in splits.items()}
-    config = {"format": "instructions", "sources": [dict(source) for source in sources]}
-    return workspace.put("dataset", name, contents, config=config, figures=figures)
+    return write_json_lines(workspace, name, "instructions", splits, sources)
 
 
 def add_instructions(
@@ -127,10 +123,6 @@ def shipped_instructions(workspace: Workspace) -> Artifact:
             for split in splits
         ]
     return write_instructions(workspace, "instructions", splits, sources)
-
-
-def _as_lines(rows: Iterable[InstructionRow]) -> bytes:
-    return "".join(json.dumps(row.as_dict(), ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def read_instruction_split(workspace: Workspace, artifact: Artifact, split: str) -> list[InstructionRow]:

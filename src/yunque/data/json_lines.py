@@ -1,11 +1,12 @@
-"""Rows that people write: a JSON object on each line, read so that every mistake is told with its line."""
+"""Rows that people write, a JSON object on each line: read so that every mistake is told with its line, and kept."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from yunque.errors import UserError
+from yunque.workspace import Artifact, Workspace
 
 
 class Identified(Protocol):
@@ -13,6 +14,7 @@ class Identified(Protocol):
 
     @property
     def id(self) -> str: ...
+    def as_dict(self) -> dict[str, Any]: ...
 
 
 RowT = TypeVar("RowT", bound=Identified)
@@ -51,6 +53,27 @@ def read_json_lines(
     if not rows:
         raise UserError(f"{path}: holds no {noun}")
     return rows
+
+
+def write_json_lines(
+    workspace: Workspace,
+    name: str,
+    format: str,
+    splits: Mapping[str, Sequence[Identified]],
+    sources: Sequence[Mapping[str, str]] = (),
+) -> Artifact:
+    """Keep rows as the dataset `name`: one file `SPLIT.jsonl` for each split ("train", "heldout").
+
+    `sources` are the files that they were read from (`file`, `sha256`).
+    """
+    contents = {f"{split}.jsonl": _as_lines(rows) for split, rows in splits.items()}
+    figures = {f"{split}_rows": len(rows) for split, rows in splits.items()}
+    config = {"format": format, "sources": [dict(source) for source in sources]}
+    return workspace.put("dataset", name, contents, config=config, figures=figures)
+
+
+def _as_lines(rows: Sequence[Identified]) -> bytes:
+    return "".join(json.dumps(row.as_dict(), ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def _decoded(line: bytes) -> object:

@@ -11,13 +11,13 @@ A file of them is JSON Lines, one object a line:
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from yunque.data.json_lines import read_json_lines
+from yunque.data.json_lines import read_json_lines, write_json_lines
 from yunque.errors import UserError
 from yunque.workspace import Artifact, Workspace
 from yunque.workspace.files import sha256_of
@@ -131,14 +131,8 @@ def write_preferences(
 
     `sources` are the files that they were read from (`file`, `sha256`).
     """
-    contents = {f"{split}.jsonl": _as_lines(rows) for split, rows in splits.items()}
-    figures = {f"{split}_rows": len(rows) for split, rows in splits.items()}
     pairs = all(isinstance(row, PreferenceRow) for rows in splits.values() for row in rows)
-    config = {
-        "format": "preferences" if pairs else "prompts",
-        "sources": [dict(source) for source in sources],
-    }
-    return workspace.put("dataset", name, contents, config=config, figures=figures)
+    return write_json_lines(workspace, name, "preferences" if pairs else "prompts", splits, sources)
 
 
 def add_preferences(
@@ -161,10 +155,6 @@ def shipped_preferences(workspace: Workspace) -> Artifact:
         rows = read_preferences(path)
         sources = [{"file": "samples/preferences.jsonl", "sha256": sha256_of(path)}]
     return write_preferences(workspace, "preferences", {"train": rows}, sources)
-
-
-def _as_lines(rows: Iterable[PromptRow]) -> bytes:
-    return "".join(json.dumps(row.as_dict(), ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def preference_split(workspace: Workspace, artifact: Artifact, split: str) -> list[PreferenceRow]:

@@ -56,7 +56,7 @@ class Engine:
     def open(cls, workspace: Workspace, ref: str) -> "Engine":
         """The engine of a model artifact. Raises UserError where there is none, or its files are damaged."""
         artifact = workspace.get(ref, "model")
-        model = load_model({path: workspace.file(artifact, path) for path in artifact.files}, torch.float32)
+        model = load_model(workspace.files(artifact), torch.float32)
         if not isinstance(model, CausalModel | EncoderDecoder):
             raise UserError(
                 f"{artifact.ref} is a {model.config.model_type} model, which reads and writes no text"

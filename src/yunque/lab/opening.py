@@ -68,7 +68,7 @@ def open_to_look(workspace: Workspace, ref: str) -> Opened:
             raise UserError(f"{ref}: is no folder of a model: it has no config.json")
         return Opened(load_model(folder, torch.float32), Tokenizer.load(folder), folder.name or str(folder))
     artifact = workspace.get(ref, "model")
-    files = {path: workspace.file(artifact, path) for path in artifact.files}
+    files = workspace.files(artifact)
     if "tokenizer.json" not in files:
         raise UserError(f"{artifact.ref} has no tokenizer.json, so a text cannot become tokens")
     return Opened(load_model(files, torch.float32), Tokenizer.of_files(files), artifact.ref)

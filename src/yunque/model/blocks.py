@@ -4,7 +4,8 @@ Shapes: B batch, T positions, D hidden_size, F intermediate_size, V vocab_size.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +115,14 @@ class GatedFeedForward(nn.Module):
         """[B, T, D] from [B, T, D]."""
         changed: Tensor = self.down(self.activation(self.gate(x_BTD)) * self.up(x_BTD))
         return changed
+
+
+def replace_layers(model: nn.Module, others: Mapping[Any, nn.Module]) -> None:
+    """Put other layers in the place of some, wherever these are: one that is in two places stays one."""
+    for name, layer in list(model.named_modules(remove_duplicate=False)):
+        if layer in others:
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, others[layer])
 
 
 @torch.no_grad()

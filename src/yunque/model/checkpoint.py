@@ -1,7 +1,6 @@
 """Models on disk: a Hugging Face folder (`config.json` and weights), read with care, written back bit for bit."""
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from typing import Any, TypeVar, overload
@@ -12,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from yunque.errors import UserError
+from yunque.machine import machine_memory
 from yunque.model.configuration import ModelConfig
 from yunque.model.family import Family, family_of
 from yunque.model.formats.files import Files, checkpoint_file, read_json
@@ -257,11 +257,8 @@ def _check_memory(source: TensorSource, found: Mapping[Link, str], dtype: torch.
 
 def check_memory(where: str, wanted: int) -> None:
     """Raise UserError where a model of so many bytes would not fit, before any of it is read."""
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):  # not every system tells
-        return
-    if wanted > total:
+    total = machine_memory()
+    if total is not None and wanted > total:
         raise UserError(
             f"{where}: the model takes {wanted / 1e9:.1f} GB of memory, and this machine "
             f"has {total / 1e9:.1f} GB"

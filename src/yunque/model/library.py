@@ -212,7 +212,7 @@ def export_model(
     """
     artifact = workspace.get(ref, "model")
     _check_target(folder, force)
-    files = {path: workspace.file(artifact, path) for path in artifact.files}
+    files = workspace.files(artifact)
     checkpoint = open_files(files)
     config = checkpoint.configuration
     if config.quantization_config:

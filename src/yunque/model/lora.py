@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from yunque.configuration import Settings
 from yunque.errors import UserError
 from yunque.model.attention import AttentionBlock
-from yunque.model.blocks import Embedding
+from yunque.model.blocks import Embedding, replace_layers
 from yunque.model.configuration import Positive, Size
 from yunque.model.language_model import LanguageModel
 from yunque.model.quantized_layers import (
@@ -311,16 +311,8 @@ def attach_lora(
         else:
             layer = wrapped[base] = LoraLinear(found[target], selection).train(base.training)
         layer.put(name, adapter.to(device).requires_grad_(trainable).train(base.training))
-    _replace(model, wrapped)
+    replace_layers(model, wrapped)
     selection.choose(name)
-
-
-def _replace(model: nn.Module, others: Mapping[nn.Module, nn.Module]) -> None:
-    """Put other layers in the place of some; one that is in two places stays one."""
-    for name, layer in list(model.named_modules(remove_duplicate=False)):
-        if layer in others:
-            parent, _, last = name.rpartition(".")
-            setattr(model.get_submodule(parent), last, others[layer])
 
 
 def lora_names(model: nn.Module) -> tuple[str, ...]:
@@ -398,7 +390,7 @@ def remove_lora(model: LanguageModel, name: str | None = None) -> None:
             layer.selection.choose(None)
         if not layer.adapters:
             plain[layer] = layer.base if layer.merged is None else layer.merged
-    _replace(model, plain)
+    replace_layers(model, plain)
     if merged:
         _make_dense(model)
 
@@ -417,5 +409,5 @@ def _make_dense(model: LanguageModel) -> None:
             table = Embedding(*layer.weight.shape)
             table.weight = nn.Parameter(layer.weight, requires_grad=False)
             dense[layer] = table.train(layer.training)
-    _replace(model, dense)
+    replace_layers(model, dense)
     model.config = model.config.model_copy(update={"quantization_config": None})

@@ -32,11 +32,6 @@ class ModelPlan:
         """Once forward, twice backward."""
         return 3 * self.forward_flops_per_token
 
-    @property
-    def inference_bytes(self) -> int:
-        """Weights, and the cache of one full context."""
-        return self.weight_bytes + self.cache_bytes
-
 
 def plan_model(config: ModelConfig) -> ModelPlan:
     """The figures of a model of this shape; takes no memory for it. Raises UserError for one too large to be."""

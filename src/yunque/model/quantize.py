@@ -7,13 +7,13 @@ biases stay floats.
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from yunque.errors import UserError
-from yunque.model.blocks import Embedding
+from yunque.model.blocks import Embedding, replace_layers
 from yunque.model.compensation import Run, input_moments
 from yunque.model.configuration import ModelConfig, Quantization
 from yunque.model.language_model import LanguageModel
@@ -61,8 +61,8 @@ def quantize_model(
     if kind == "int4" and calibrate is not None:
         for part in _parts(quantized):
             moments = input_moments(quantized, part, calibrate)
-            _replace(quantized, quantization, {layer: moments.get(layer) for layer in part})
-    _replace(quantized, quantization, dict.fromkeys(_quantizable(quantized)))
+            _quantize_layers(quantized, quantization, {layer: moments.get(layer) for layer in part})
+    _quantize_layers(quantized, quantization, dict.fromkeys(_quantizable(quantized)))
     config = model.config.model_copy(update={"quantization_config": quantization})
     quantized.config = _with_dtype(config, "float32")
     return quantized.eval()
@@ -99,7 +99,7 @@ def _with_dtype(config: Config, dtype: str) -> Config:
 
 def replace_by_quantized(model: nn.Module, quantization: Quantization) -> None:
     """Put an empty quantized layer in the place of every matrix of `model`, to read a checkpoint into."""
-    _put(model, {layer: _empty(layer, quantization) for layer in _quantizable(model)})
+    replace_layers(model, {layer: _empty(layer, quantization) for layer in _quantizable(model)})
 
 
 def _quantizable(model: nn.Module) -> list[Layer]:
@@ -124,7 +124,9 @@ def _parts(model: nn.Module) -> Iterator[list[nn.Linear]]:
     yield part
 
 
-def _replace(model: nn.Module, quantization: Quantization, moments: Mapping[Layer, Tensor | None]) -> None:
+def _quantize_layers(
+    model: nn.Module, quantization: Quantization, moments: Mapping[Layer, Tensor | None]
+) -> None:
     """Put quantized layers with the same weights in the place of these, rounded for their moments if given."""
     made: dict[nn.Module, nn.Module] = {}
     for layer, of_inputs in moments.items():
@@ -136,7 +138,7 @@ def _replace(model: nn.Module, quantization: Quantization, moments: Mapping[Laye
             else:
                 matrix.fill(weight_OI)
         made[layer] = quantized
-    _put(model, made)
+    replace_layers(model, made)
 
 
 def _empty(layer: Layer, quantization: Quantization) -> QuantizedLayer:
@@ -152,14 +154,6 @@ def _empty(layer: Layer, quantization: Quantization) -> QuantizedLayer:
         return QuantizedLinear(matrix(layer.weight), layer.bias)
     weights = {name: weight for name, weight in layer.named_parameters() if weight.dim() == 2}
     return QuantizedRecurrence(layer, {name: matrix(weight) for name, weight in weights.items()})
-
-
-def _put(model: nn.Module, made: Mapping[Any, nn.Module]) -> None:
-    """Replace layers wherever they are: one that is in two places stays one."""
-    places = [(name, made[one]) for name, one in model.named_modules(remove_duplicate=False) if one in made]
-    for name, quantized in places:
-        parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, quantized)
 
 
 def check_quantized(model: LanguageModel, where: str) -> None:

@@ -13,7 +13,7 @@ _KINDS = ("tokenizer/", "model/")
 def tokenizer_of(workspace: Workspace, artifact: Artifact) -> Tokenizer:
     """The tokenizer of a tokenizer or model artifact, with what its other files tell. Raises UserError."""
     try:
-        return read_tokenizer({name: workspace.file(artifact, name) for name in artifact.files})
+        return read_tokenizer(workspace.files(artifact))
     except UserError as error:
         raise UserError(f"{artifact.ref}: {error}") from None
 

@@ -85,7 +85,7 @@ class Alignment:
 
         Raises UserError for a model that does not write.
         """
-        files = {path: self.workspace.file(self.base, path) for path in self.base.files}
+        files = self.workspace.files(self.base)
         if is_reward_model(files):
             raise UserError(
                 f"{self.base.ref} is a reward model, which writes nothing: start from another model"

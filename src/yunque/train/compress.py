@@ -62,7 +62,7 @@ def quantize(
     if name:
         checked_name(name)
     base = workspace.get(ref, "model")
-    files = {path: workspace.file(base, path) for path in base.files}
+    files = workspace.files(base)
     checkpoint = open_files(files)
     if (data or text) and checkpoint.tokenizer is None:
         raise UserError(

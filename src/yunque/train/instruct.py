@@ -131,9 +131,7 @@ def tune(
             tell(f"The run {run.name} is finished: this is its model.")
             return workspace.get(run.record["artifact"])
         tokenizer = tokenizer_of(workspace, base)
-        model = load_model(
-            {path: workspace.file(base, path) for path in base.files}, torch.float32, CausalModel
-        )
+        model = load_model(workspace.files(base), torch.float32, CausalModel)
         if model.config.quantization_config and settings.lora is None:
             raise UserError(
                 f"{base.ref} is quantized: train an adapter on it (--lora), or tune the model that it was made of"

@@ -23,6 +23,7 @@ from yunque.model import LanguageModel
 from yunque.progress import Progress
 from yunque.train.checkpoint import Position, load_checkpoint, save_checkpoint
 from yunque.train.objective import Objective
+from yunque.train.optimizer import make_optimizer
 from yunque.train.settings import LoopSettings, OptimizerSettings, Precision
 
 Tell = Callable[[str], None]
@@ -38,21 +39,6 @@ class Schedule(Protocol):
     def precision(self) -> Precision: ...
     @property
     def threads(self) -> int: ...
-
-
-def make_optimizer(model: LanguageModel, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) that decays matrices and leaves gains alone."""
-    matrices = [weight for weight in model.parameters() if weight.dim() >= 2]
-    gains = [weight for weight in model.parameters() if weight.dim() < 2]
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": gains, "weight_decay": 0.0},
-        ],
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        fused=True,
-    )
 
 
 def train_step(

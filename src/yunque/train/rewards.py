@@ -78,7 +78,7 @@ def open_reward(workspace: Workspace, name: str) -> Reward:
             f"reward: {name!r} is not a reward model of the workspace, nor one of {', '.join(BUILT_IN)}, nor a "
             "Python function (module:function)"
         )
-    files = {file: workspace.file(artifact, file) for file in artifact.files}
+    files = workspace.files(artifact)
     if not is_reward_model(files):
         raise UserError(f"reward: {artifact.ref} is no reward model (`yunque align reward` makes one)")
     judge = _by_model(load_reward_model(files, torch.float32), tokenizer_of(workspace, artifact))

@@ -4,7 +4,6 @@ A run that is given seconds gets its number of steps here, once, from a short me
 step then depends on nothing that could differ when the run goes on after a stop.
 """
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -14,10 +13,12 @@ from typing import Any
 import torch
 
 from yunque.errors import UserError
+from yunque.machine import machine_memory
 from yunque.model import LanguageModel, ModelConfig, new_model, plan_model
 from yunque.model.memory import Training, TrainingMemory, plan_training
-from yunque.train.loop import make_optimizer, train_step
+from yunque.train.loop import train_step
 from yunque.train.objective import Objective
+from yunque.train.optimizer import make_optimizer
 from yunque.train.settings import LoopSettings, Precision
 
 _MATMUL_SIZE = 1024
@@ -154,11 +155,8 @@ def plan_run(
 
 def _check_memory(wanted: int) -> None:
     """Raise UserError where a model would not fit, before any of it is made."""
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):  # not every system tells
-        return
-    if wanted > total:
+    total = machine_memory()
+    if total is not None and wanted > total:
         raise UserError(
             f"training this model takes about {wanted / 1e9:.1f} GB of memory, and the machine has "
             f"{total / 1e9:.1f} GB: make model.hidden_size, model.layers, model.context or batch_size smaller"

@@ -156,6 +156,10 @@ class Workspace:
             )
         return self.blobs.path(artifact.files[path])
 
+    def files(self, artifact: Artifact) -> dict[str, Path]:
+        """Where all the files of an artifact lie, by name."""
+        return {path: self.file(artifact, path) for path in artifact.files}
+
     def log_call(self, call: Call) -> int:
         """Keep a question and its answer, and return the number of the call."""
         with self.catalog.transaction() as connection:
