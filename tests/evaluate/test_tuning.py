@@ -14,8 +14,10 @@ from yunque.data.dataset import write_dataset
 from yunque.data.instructions import InstructionRow, write_instructions
 from yunque.data.row import Row, Source, row_id
 from yunque.errors import UserError
+from yunque.evaluate.answers import compared_tasks
 from yunque.evaluate.tasks import Prediction
 from yunque.evaluate.tuning import compared, general_datasets, tune_with_report
+from yunque.model.lora import LoraSettings
 from yunque.train import TuneSettings
 from yunque.workspace import Artifact, Workspace
 
@@ -49,7 +51,7 @@ def workspace(tmp_path: Path, put_tiny_model: Callable[..., Artifact]) -> Worksp
 
 def test_the_report_tells_what_was_learnt_and_what_was_forgotten(workspace: Workspace) -> None:
     tasks, texts = workspace.get("tasks"), workspace.get("texts")
-    tuned, made, report = tune_with_report(workspace, "mini", tasks, tasks, [texts], SETTINGS)
+    tuned, made, report = tune_with_report(workspace, "mini", [tasks], tasks, [texts], SETTINGS)
     assert tuned.ref == "model/mini-tuned@1" and set(tuned.parents) == {"model/mini@1", "dataset/tasks@1"}
     assert made.ref == "report/mini-tuned-tuning@1"
     assert made.parents == ("model/mini-tuned@1", "dataset/tasks@1", "dataset/texts@1")
@@ -68,17 +70,17 @@ def test_the_report_tells_what_was_learnt_and_what_was_forgotten(workspace: Work
     assert general["forgotten"] < 0
     assert json.loads(workspace.file(made, "report.json").read_text()) == report
     assert len(workspace.file(made, "before.jsonl").read_text().splitlines()) == 8
-    again = tune_with_report(workspace, "mini", tasks, tasks, [texts], SETTINGS)
+    again = tune_with_report(workspace, "mini", [tasks], tasks, [texts], SETTINGS)
     assert again == (tuned, made, report)
 
 
 def test_forgetting_is_seen(workspace: Workspace) -> None:
     """The control: without reading text again, and with far too high a rate, the loss on text goes up."""
     tasks, texts = workspace.get("tasks"), workspace.get("texts")
-    base, _, _ = tune_with_report(workspace, "mini", tasks, tasks, [texts], SETTINGS)
+    base, _, _ = tune_with_report(workspace, "mini", [tasks], tasks, [texts], SETTINGS)
     values = {**SETTINGS.model_dump(), "name": "forgetful", "replay": 0}
     values["optimizer"]["learning_rate"] = 0.03
-    _, _, report = tune_with_report(workspace, base.ref, tasks, tasks, [texts], TuneSettings(**values))
+    _, _, report = tune_with_report(workspace, base.ref, [tasks], tasks, [texts], TuneSettings(**values))
     assert report["general"][0]["forgotten"] > 0.1
 
 
@@ -86,12 +88,12 @@ def test_wrong_data_is_refused_before_any_training(workspace: Workspace) -> None
     tasks, texts = workspace.get("tasks"), workspace.get("texts")
     with pytest.raises(UserError, match=r"no file 'heldout.jsonl'"):
         only = write_instructions(workspace, "only", {"train": [instruction(1)]})
-        tune_with_report(workspace, "mini", only, only, [texts], SETTINGS)
+        tune_with_report(workspace, "mini", [only], only, [texts], SETTINGS)
     with pytest.raises(UserError, match="1 held-out rows are among the training rows"):
         both = write_instructions(workspace, "both", {"train": [instruction(1)], "heldout": [instruction(1)]})
-        tune_with_report(workspace, "mini", both, both, [texts], SETTINGS)
+        tune_with_report(workspace, "mini", [both], both, [texts], SETTINGS)
     with pytest.raises(UserError, match="no test or validation split"):
-        tune_with_report(workspace, "mini", tasks, tasks, [tasks], SETTINGS)
+        tune_with_report(workspace, "mini", [tasks], tasks, [tasks], SETTINGS)
     assert workspace.find("mini-tuned") is None
 
 
@@ -100,6 +102,75 @@ def test_general_text_is_found_in_the_lineage(
 ) -> None:
     child = put_tiny_model(workspace, "child", (workspace.get("mini", "model"), workspace.get("tasks")))
     assert [dataset.ref for dataset in general_datasets(workspace, child.ref)] == ["dataset/texts@1"]
+
+
+def other(number: int, task: str = "topic") -> InstructionRow:
+    return InstructionRow(
+        f"{task}{number}", task, "es", "t", f"¿De qué va {number}?", "", "mar", ("mar", "tierra")
+    )
+
+
+def test_the_report_tells_what_it_cost_and_where_it_comes_from(workspace: Workspace) -> None:
+    tasks, texts = workspace.get("tasks"), workspace.get("texts")
+    tuned, made, report = tune_with_report(workspace, "mini", [tasks], tasks, [texts], SETTINGS)
+    cost, lineage = report["cost"], report["lineage"]
+    assert min(cost[name] for name in ("seconds", "cpu_seconds", "tokens", "flops", "energy_wh")) > 0
+    assert cost["measuring_seconds"] > 0
+    if cost["energy_method"] == "estimated":
+        assert cost["energy_wh"] == pytest.approx(cost["cpu_seconds"] * cost["watts_per_core"] / 3600)
+    for name in ("seconds", "tokens", "energy_wh", "flops"):
+        assert tuned.figures[name] == cost[name]
+    for what, ref in (("base", "model/mini@1"), ("model", tuned.ref)):
+        assert lineage[what] == {"ref": ref, "hash": workspace.get(ref).hash}
+    assert [each["ref"] for each in lineage["data"]] == [tasks.ref]
+    assert [each["ref"] for each in lineage["measured_on"]] == [tasks.ref, texts.ref]
+    assert lineage["adapter"] is None and (workspace.runs / lineage["run"] / "run.json").exists()
+    assert report["settings"]["epochs"] == 6
+    told = workspace.file(made, "report.md").read_text()
+    for part in ("Learnt: accuracy", "## Forgotten", "not measured", "## Cost", "Wh", tuned.hash, texts.hash):
+        assert part in told
+    adapted = SETTINGS.model_copy(update={"name": "adapted", "epochs": 1, "lora": LoraSettings(rank=2)})
+    _, _, report = tune_with_report(workspace, "mini", [tasks], tasks, [texts], adapted)
+    assert report["lineage"]["adapter"]["ref"] == "adapter/adapted@1"
+
+
+def test_tasks_of_an_earlier_tuning_are_found_in_the_lineage(workspace: Workspace) -> None:
+    tasks, texts = workspace.get("tasks"), workspace.get("texts")
+    first, _, report = tune_with_report(workspace, "mini", [tasks], tasks, [texts], SETTINGS)
+    assert report["others"] is None and report["other"] == []
+    rows = [other(number) for number in range(40)]
+    topics = write_instructions(workspace, "topics", {"train": rows[:32], "heldout": rows[32:]})
+    again = SETTINGS.model_copy(update={"name": "again"})
+    _, made, report = tune_with_report(workspace, first.ref, [topics], topics, [texts], again)
+    assert report["accuracy"]["rows"] == 8 and [line["task"] for line in report["tasks"]] == ["topic"]
+    assert report["other"] == [tasks.ref]
+    (line,) = report["others"]["tasks"]
+    assert (line["task"], line["rows"], line["before"]["accuracy"]) == ("sentiment", 8, 1)
+    assert line["change"] == line["after"]["accuracy"] - 1 == report["others"]["accuracy"]["change"]
+    assert len(workspace.file(made, "after.jsonl").read_text().splitlines()) == 16
+    assert made.figures["other_accuracy_before"] == 1
+    assert "Other tasks: accuracy 100.0% before" in workspace.file(made, "report.md").read_text()
+
+
+def test_other_tasks_are_named_and_must_not_be_trained_on(workspace: Workspace) -> None:
+    tasks, texts = workspace.get("tasks"), workspace.get("texts")
+    topics = write_instructions(workspace, "topics", {"heldout": [other(number) for number in range(3)]})
+    short = SETTINGS.model_copy(update={"epochs": 1})
+    arguments = (workspace, "mini", [tasks], tasks, [texts], short)
+    _, _, report = tune_with_report(*arguments, other=[topics])
+    assert report["others"]["accuracy"]["rows"] == 3 and report["accuracy"]["rows"] == 8
+    leaked = write_instructions(workspace, "leaked", {"heldout": [instruction(0)]})
+    with pytest.raises(UserError, match="1 rows of dataset/leaked@1 are among the training rows"):
+        tune_with_report(*arguments, other=[leaked])
+
+
+def test_held_out_tasks_that_are_not_trained_are_reported_apart(workspace: Workspace) -> None:
+    tasks, texts = workspace.get("tasks"), workspace.get("texts")
+    mixed = write_instructions(workspace, "mixed", {"heldout": [instruction(90), other(1), other(2)]})
+    _, _, report = tune_with_report(
+        workspace, "mini", [tasks], mixed, [texts], SETTINGS.model_copy(update={"epochs": 1})
+    )
+    assert report["accuracy"]["rows"] == 1 and report["others"]["accuracy"]["rows"] == 2
 
 
 def prediction(right: bool) -> Prediction:
@@ -112,6 +183,17 @@ def test_the_change_is_paired_row_by_row() -> None:
     assert (total["before"], total["after"], total["change"]) == (0.5, 0.6, pytest.approx(0.1))
     # Ten rows changed, all for the better: sure to be a gain. Unpaired, 0.5 and 0.6 of 100 would not differ.
     assert 0.03 < total["low"] < 0.1 < total["high"] < 0.18
+
+
+def test_texts_are_compared_by_rouge_row_by_row() -> None:
+    def written(*texts: str) -> list[Prediction]:
+        return [Prediction("x", "summary", "es", "la casa roja", text, None, 0) for text in texts]
+
+    (line,) = compared_tasks(written("el mar", "la casa"), written("la casa roja", "la casa"))
+    # The first row went from nothing in common to all of it, the second stayed at 0.8.
+    assert (line["metric"], line["change"]) == ("rougeL", pytest.approx(0.5))
+    assert line["before"]["rougeL"] == pytest.approx(0.4) and line["after"]["rougeL"] == pytest.approx(0.9)
+    assert 0 <= line["low"] <= 0.5 <= line["high"] <= 1
 
 
 def run(workspace: Workspace, *arguments: str) -> Any:

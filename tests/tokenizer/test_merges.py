@@ -4,6 +4,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+import tiktoken
 from foreign_tokenizers import AWKWARD, TEXTS, byte_level
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,8 +12,6 @@ from hypothesis import strategies as st
 from yunque.errors import UserError
 from yunque.tokenizer import PATTERNS, Tokenizer, read_tokenizer, tokenizer_from_merges, tokenizer_from_ranks
 from yunque.tokenizer.alphabet import bytes_of_letters
-
-tiktoken = pytest.importorskip("tiktoken")
 
 SENTENCE = "Soy uno con la fuerza y la fuerza esta conmigo"
 IDS = [50, 726, 555, 78, 369, 8591, 14035, 263, 4496, 331, 8591, 14035, 263, 4496, 1556, 64, 369, 76, 14031]

@@ -5,13 +5,14 @@ import torch
 from small_alignments import ROWS, model, tokenizer
 from torch.testing import assert_close
 
+from yunque.generate.conversation import encode_answer
 from yunque.model import new_model
 from yunque.model.families.transformer import TransformerConfig
 from yunque.model.lora import LoraSettings, add_lora
 from yunque.train.loop import train_step
 from yunque.train.objectives.dpo import DirectPreference, DpoLoss, dpo_losses
 from yunque.train.objectives.pairs import Pair, PairOrder
-from yunque.train.objectives.written import encode_answer, per_answer, reference_of, token_log_probabilities
+from yunque.train.objectives.written import per_answer, reference_of, token_log_probabilities
 from yunque.train.settings import OptimizerSettings
 
 LN2 = torch.tensor(2.0).log().item()

@@ -4,14 +4,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from yunque.generate.conversation import Written
 from yunque.model import Llama, LlamaConfig
 from yunque.train import loss as loss_module
 from yunque.train.corpus import Corpus
 from yunque.train.loop import train_step
 from yunque.train.loss import IGNORED, token_losses
+from yunque.train.mixture import Batches
 from yunque.train.objective import Part, PartLoss
 from yunque.train.objectives.answers import Answers, Example
 from yunque.train.objectives.next_token import NextToken
+from yunque.train.objectives.replay import Replay
 from yunque.train.settings import OptimizerSettings
 
 CONFIG = LlamaConfig(
@@ -50,9 +53,10 @@ def answers(micro_batch_size: int, replay: bool = True) -> Answers:
     rows = []
     for i in range(11):
         ids = [3 + (i * j) % 40 for j in range(6 + i % 5)]
-        targets = [IGNORED] * 3 + ids[4:] + [1]
-        rows.append(Example(str(i), ids, targets))
-    return Answers(rows, 2, 7, 0, corpus() if replay else None, 3, micro_batch_size)
+        rows.append(Example(("d", str(i)), "t", Written(ids[:4], [*ids[4:], 1])))
+    batches = Batches(["t"] * 11, [row.written.length for row in rows], 7, 0)
+    text = NextToken(corpus(), None, 3, min(3, micro_batch_size))
+    return Answers(rows, [], batches, micro_batch_size, Replay(text) if replay else None)
 
 
 def gradients(objective, step: int = 0) -> list[torch.Tensor]:

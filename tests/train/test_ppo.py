@@ -5,6 +5,7 @@ import torch
 from small_alignments import ROWS, model, tokenizer
 from torch.testing import assert_close
 
+from yunque.generate.conversation import encode_prompt
 from yunque.model.lora import LoraSettings, add_lora
 from yunque.model.scored import ScoredModel
 from yunque.train.loop import train_step
@@ -18,7 +19,6 @@ from yunque.train.objectives.ppo import (
     whitened,
 )
 from yunque.train.objectives.rollouts import Rollout, RolloutPlan, Rollouts, k1, k3, sample_answers
-from yunque.train.objectives.written import encode_prompt
 from yunque.train.settings import OptimizerSettings
 
 TOKENS = tokenizer()

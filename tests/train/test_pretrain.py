@@ -100,7 +100,9 @@ def test_the_model_artifact_holds_what_its_making_left(workspace, done) -> None:
         "learning_rate",
         "gradient_norm",
         "tokens_per_second",
+        "mfu",
         "seconds",
+        "cpu_seconds",
     }
     assert done.figures["validation_loss"] < 5.7  # ln 300: a model that learned nothing
     net = load_model(workspace.files(done))

@@ -12,6 +12,7 @@ from yunque.errors import UserError
 
 if TYPE_CHECKING:
     from yunque.train.alignment import AlignSettings
+    from yunque.train.schedule import TrainingPlan
     from yunque.workspace import Artifact, Workspace
 
 app = typer.Typer(
@@ -39,6 +40,8 @@ _NAME = typer.Option(
 _EPOCHS = typer.Option(None, help="How often each row is read. [default: 3]", show_default=False)
 _LORA = typer.Option(False, "--lora", help="Train an adapter beside the frozen model.")
 _CONFIG = typer.Option(None, help="A YAML file of settings.")
+_TENSORBOARD = typer.Option(False, "--tensorboard", help="Write TensorBoard files in the run's folder too.")
+_PLAN = typer.Option(False, "--plan", help="Only tell what it would take.")
 _SKIP_BAD = typer.Option(False, "--skip-bad", help="Leave bad lines of the files out.")
 _REWARD = typer.Option(
     None,
@@ -61,13 +64,21 @@ def dpo(
     lora: bool = _LORA,
     config: Path | None = _CONFIG,
     skip_bad: bool = _SKIP_BAD,
+    tensorboard: bool = _TENSORBOARD,
+    plan: bool = _PLAN,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Make preferred answers likelier than the others (direct preference optimization)."""
-    from yunque.train.align import DpoSettings, train_dpo
+    from yunque.train.align import DpoSettings, plan_dpo, train_dpo
 
-    options: dict[str, Any] = {"name": name, "epochs": epochs, "lora": {} if lora else None}
-    _run(train_dpo, DpoSettings, model, options, (config, overrides), (data, held_out, skip_bad), as_json)
+    options: dict[str, Any] = {
+        "name": name,
+        "epochs": epochs,
+        "lora": {} if lora else None,
+        "tensorboard": tensorboard or None,
+    }
+    does = train_dpo, plan_dpo if plan else None
+    _run(does, DpoSettings, model, options, (config, overrides), (data, held_out, skip_bad), as_json)
 
 
 @app.command()
@@ -81,15 +92,21 @@ def reward(
     lora: bool = _LORA,
     config: Path | None = _CONFIG,
     skip_bad: bool = _SKIP_BAD,
+    tensorboard: bool = _TENSORBOARD,
+    plan: bool = _PLAN,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Make a reward model, which tells how good an answer is."""
-    from yunque.train.align import RewardSettings, train_reward
+    from yunque.train.align import RewardSettings, plan_reward, train_reward
 
-    options: dict[str, Any] = {"name": name, "epochs": epochs, "lora": {} if lora else None}
-    _run(
-        train_reward, RewardSettings, model, options, (config, overrides), (data, held_out, skip_bad), as_json
-    )
+    options: dict[str, Any] = {
+        "name": name,
+        "epochs": epochs,
+        "lora": {} if lora else None,
+        "tensorboard": tensorboard or None,
+    }
+    does = train_reward, plan_reward if plan else None
+    _run(does, RewardSettings, model, options, (config, overrides), (data, held_out, skip_bad), as_json)
 
 
 @app.command()
@@ -104,18 +121,22 @@ def ppo(
     lora: bool = _LORA,
     config: Path | None = _CONFIG,
     skip_bad: bool = _SKIP_BAD,
+    tensorboard: bool = _TENSORBOARD,
+    plan: bool = _PLAN,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Let the model answer, and learn from what its answers earn (proximal policy optimization)."""
-    from yunque.train.align_rollouts import PpoSettings, train_ppo
+    from yunque.train.align_rollouts import PpoSettings, plan_rollouts, train_ppo
 
     options: dict[str, Any] = {
         "name": name,
         "reward": reward,
         "rollouts": rollouts,
         "lora": {} if lora else None,
+        "tensorboard": tensorboard or None,
     }
-    _run(train_ppo, PpoSettings, model, options, (config, overrides), (data, held_out, skip_bad), as_json)
+    does = train_ppo, plan_rollouts if plan else None
+    _run(does, PpoSettings, model, options, (config, overrides), (data, held_out, skip_bad), as_json)
 
 
 @app.command()
@@ -130,23 +151,27 @@ def grpo(
     lora: bool = _LORA,
     config: Path | None = _CONFIG,
     skip_bad: bool = _SKIP_BAD,
+    tensorboard: bool = _TENSORBOARD,
+    plan: bool = _PLAN,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Let the model answer each prompt several times, and prefer the better answers (group relative policy
     optimization)."""
-    from yunque.train.align_rollouts import GrpoSettings, train_grpo
+    from yunque.train.align_rollouts import GrpoSettings, plan_rollouts, train_grpo
 
     options: dict[str, Any] = {
         "name": name,
         "reward": reward,
         "rollouts": rollouts,
         "lora": {} if lora else None,
+        "tensorboard": tensorboard or None,
     }
-    _run(train_grpo, GrpoSettings, model, options, (config, overrides), (data, held_out, skip_bad), as_json)
+    does = train_grpo, plan_rollouts if plan else None
+    _run(does, GrpoSettings, model, options, (config, overrides), (data, held_out, skip_bad), as_json)
 
 
 def _run(
-    train: Callable[..., "Artifact"],
+    does: "tuple[Callable[..., Artifact], Callable[..., TrainingPlan] | None]",
     kind: "type[AlignSettings]",
     model: str,
     options: dict[str, Any],
@@ -154,7 +179,7 @@ def _run(
     rows: tuple[str | None, Path | None, bool],
     as_json: bool,
 ) -> None:
-    """Resolve the settings, find the rows, train, and show what came out."""
+    """Resolve the settings, find the rows, train (or only plan), and show what came out."""
     from yunque.configuration import resolve
     from yunque.workspace import Workspace
 
@@ -173,6 +198,11 @@ def _run(
     dataset = _dataset(workspace, data, held_out, skipped.append if skip_bad else None, prompts_only)
     for sentence in skipped:
         warn(f"left out: {sentence}")
+    train, plan = does
+    if plan is not None:
+        planned = plan(workspace, model, dataset, settings, note)
+        emit(planned.as_dict(), as_json, lambda console: console.print("\n".join(planned.sentences())))
+        return
     made = train(workspace, model, dataset, settings, bars, note)
     emit({**made.as_dict(), "skipped": len(skipped)}, as_json, lambda console: _render(console, made))
     note(f"Curves: {workspace.runs / made.config['run'] / 'curves.png'}")

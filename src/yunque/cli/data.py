@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
+from yunque.cli.data_tasks import show_rows, tasks
 from yunque.cli.show import JSON_OPTION, bars, emit, note, table, warn
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ app = typer.Typer(
     help="Prepare data: read files, drop duplicates, replace personal data, split.", no_args_is_help=True
 )
 
+app.command("tasks")(tasks)
 REF = typer.Argument(help="The dataset: NAME or NAME@VERSION.")
 
 
@@ -68,6 +70,9 @@ def show(
 
     workspace = Workspace.open()
     artifact = workspace.get(ref, "dataset")
+    if "format" in artifact.config:
+        show_rows(workspace, artifact, rows, as_json)
+        return
     card = read_card(workspace, artifact)
     first = list(islice(read_rows(workspace, artifact), rows))
 
@@ -119,20 +124,28 @@ def split(
 @app.command("list")
 def list_datasets(as_json: bool = JSON_OPTION) -> None:
     """List the datasets of the workspace."""
+    from yunque.data.instruction_card import split_sizes
     from yunque.workspace import Workspace
 
     found = Workspace.open().list("dataset")
-    columns = ("rows", "characters", "tokens")
+    columns = ("rows", "characters", "tokens", "tasks")
     values = [{"ref": item.ref, "created": item.created, **item.figures} for item in found]
 
     def render(console: Console) -> None:
         if not found:
             note("no dataset yet: make one with `yunque data add PATH --name NAME`")
             return
-        cells = [
-            (item.ref, *(f"{item.figures.get(key, 0):,}" for key in columns), item.created) for item in found
-        ]
-        console.print(table("", ("dataset", *columns, "made"), cells, right=columns))
+        cells = []
+        for item in found:
+            splits, figures = split_sizes(item), dict(item.figures)
+            if splits:
+                figures["rows"] = sum(splits.values())
+            if "clusters" in figures:
+                figures["tasks"] = figures["trained_tasks"] + figures["unseen_tasks"]
+            told = [f"{figures[key]:,}" if key in figures else "" for key in columns]
+            held = ", ".join(f"{count:,} {split}" for split, count in splits.items())
+            cells.append((item.ref, *told, held, item.created))
+        console.print(table("", ("dataset", *columns, "splits", "made"), cells, right=columns))
 
     emit(values, as_json, render)
 

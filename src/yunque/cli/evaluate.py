@@ -20,6 +20,9 @@ def evaluate(
     instructions: str | None = typer.Option(
         None, help="Instruction rows, a file or a dataset (its held-out rows): answers are counted by task."
     ),
+    instruction_split: str = typer.Option(
+        "heldout", help="The split of --instructions, such as unseen (of `yunque data tasks`)."
+    ),
     rows: int | None = typer.Option(
         None, min=1, help="Answer only the first ROWS rows of each task and language."
     ),
@@ -49,7 +52,9 @@ def evaluate(
     skipped: list[str] = []
     tasks = None
     if instructions:
-        tasks = instruction_dataset(workspace, instructions, "heldout", skipped.append if skip_bad else None)
+        tasks = instruction_dataset(
+            workspace, instructions, instruction_split, skipped.append if skip_bad else None
+        )
     elif not data:
         tasks = shipped_instructions(workspace)
     for sentence in skipped:
@@ -59,7 +64,7 @@ def evaluate(
         model,
         workspace.get(data, "dataset") if data else None,
         tasks,
-        EvaluationSettings(split=split, rows_of_each=rows),
+        EvaluationSettings(split=split, instruction_split=instruction_split, rows_of_each=rows),
         bars,
     )
     emit(

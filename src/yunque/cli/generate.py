@@ -9,7 +9,9 @@ from yunque.errors import UserError
 
 
 def generate(
-    model: str = typer.Argument(help="The model: NAME or model/NAME@VERSION."),
+    model: str = typer.Argument(
+        help="The model: NAME or model/NAME@VERSION; adapter/NAME is its base with the adapter."
+    ),
     prompt: str | None = typer.Argument(None, help="The text to go on with. [default: standard input]"),
     max_new_tokens: int | None = typer.Option(None, help="At most this many tokens. [default: 64]"),
     temperature: float | None = typer.Option(
@@ -27,6 +29,7 @@ def generate(
     """Generate text with a model of the workspace."""
     from yunque.configuration import resolve
     from yunque.generate.config import GenerationConfig
+    from yunque.generate.conversation import encode_prompt
     from yunque.generate.engine import Engine
     from yunque.workspace import Workspace
 
@@ -47,7 +50,7 @@ def generate(
         prompt = sys.stdin.read()
     engine = Engine.open(Workspace.open(), model)
     if chat:
-        prompt_ids, _ = engine.tokenizer.encode_chat([("user", prompt)], add_generation_prompt=True)
+        prompt_ids = encode_prompt(engine.tokenizer, engine.model, [("user", prompt)])
     else:
         prompt_ids = engine.tokenizer.encode_prompt(prompt)
     pieces: list[str] = []

@@ -14,6 +14,7 @@ from yunque.cli import (
     audit,
     data,
     evaluate,
+    forgetting,
     generate,
     index,
     key,
@@ -29,6 +30,7 @@ from yunque.cli import (
 )
 from yunque.cli.show import complain
 from yunque.errors import UserError
+from yunque.processes import rank, world_size
 
 PANELS = START, PREPARE, MODELS, APPLY, ANSWER = (
     "Start here",
@@ -90,6 +92,7 @@ app.command("tune", rich_help_panel=MODELS)(tune.tune)
 app.add_typer(align.app, name="align", rich_help_panel=MODELS)
 app.command("quantize", rich_help_panel=MODELS)(quantize.quantize)
 app.command("eval", rich_help_panel=MODELS)(evaluate.evaluate)
+app.command("forgetting", rich_help_panel=MODELS)(forgetting.forgetting)
 app.command("generate", rich_help_panel=MODELS)(generate.generate)
 app.add_typer(lab.app, name="lab", rich_help_panel=MODELS)
 app.add_typer(index.app, name="index", rich_help_panel=APPLY)
@@ -103,20 +106,35 @@ app.command("log", rich_help_panel=ANSWER)(lineage.log)
 app.add_typer(audit.app, name="audit", rich_help_panel=ANSWER)
 
 
+def _first_to_tell() -> bool:
+    """Whether no other process of the same run told of an error."""
+    if world_size() == 1:
+        return True
+    from yunque.train.distributed import first_to_tell
+
+    return first_to_tell()
+
+
 def run(arguments: list[str] | None = None) -> None:
     """Entry point: mistakes of the user end in one sentence and exit code 2."""
     # Read when torch is loaded: its threads sleep while they wait for one another. Where another program uses a
     # core too, waiting in a loop made a training step three times slower (docs/notebook.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if world_size() > 1:
+        os.environ.setdefault(
+            "TORCH_CPP_LOG_LEVEL", "ERROR"
+        )  # what torch finds unusual is no news to the user
     try:
         if any("\ud800" <= letter <= "\udfff" for text in arguments or sys.argv[1:] for letter in text):
             raise UserError("an argument is not UTF-8 text: type it again, or set the terminal to UTF-8")
         app(args=arguments)
     except UserError as error:
-        complain(str(error))
+        if _first_to_tell():
+            complain(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        complain("stopped")
+        if rank() == 0:
+            complain("stopped")
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output went away (`yunque log | head`): that is not an error.

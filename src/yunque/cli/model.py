@@ -58,6 +58,42 @@ def import_(
     emit(made.as_dict(), as_json, render)
 
 
+@app.command("new")
+def new(
+    overrides: list[str] | None = typer.Argument(
+        None, metavar="[FIELD=VALUE]...", help="The shape, such as model.layers=4 model.hidden_size=320."
+    ),
+    family: str | None = typer.Option(
+        None,
+        help="llama, mistral, qwen2, qwen3, gpt2, falcon, rnn, t5, transformer or rnn-seq2seq. [default: llama]",
+    ),
+    tokenizer: str | None = typer.Option(None, help="The tokenizer. [default: the only one there is]"),
+    name: str | None = typer.Option(None, help="The name of the model. [default: new]"),
+    seed: int | None = typer.Option(None, help="The same seed draws the same weights. [default: 0]"),
+    config: Path | None = typer.Option(None, help="A YAML file of settings."),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Make a model that has learned nothing yet, to be trained on rows with `yunque tune`."""
+    from yunque.configuration import resolve
+    from yunque.train.shapes import NewModelSettings, make_model
+    from yunque.workspace import Workspace
+
+    settings = resolve(
+        NewModelSettings,
+        config,
+        [*([f"model.family={family}"] if family else []), *(overrides or ())],
+        tokenizer=tokenizer,
+        name=name,
+        seed=seed,
+    )
+    made = make_model(Workspace.open(), settings)
+
+    def render(console: Console) -> None:
+        console.print(f"{made.ref}: {settings.model.family}, {made.figures['parameters']:,} parameters")
+
+    emit(made.as_dict(), as_json, render)
+
+
 @app.command("export")
 def export(
     model: str = typer.Argument(help="The model: NAME or model/NAME@VERSION."),

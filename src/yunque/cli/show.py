@@ -15,11 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from yunque.errors import UserError
+from yunque.processes import rank
 
 JSON_OPTION = typer.Option(False, "--json", help="Print the result as JSON.")
 
 _PLAIN_SECONDS = 10.0
 _PIPE_WIDTH = 140
+_WIDE = 100
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -32,13 +34,17 @@ def out() -> Console:
 
 
 def err() -> Console:
-    """Where progress, notes and complaints go."""
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    """Where progress, notes and complaints go. Of several processes (torchrun) the first one alone shows them."""
+    return _errors(quiet=rank() > 0)
+
+
+def _errors(quiet: bool = False) -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty(), quiet=quiet)
 
 
 def complain(sentence: str) -> None:
     """Tell about an error."""
-    err().print(f"[bold red]error:[/] {escape(sentence)}")
+    _errors().print(f"[bold red]error:[/] {escape(sentence)}")
 
 
 def warn(sentence: str) -> None:
@@ -53,6 +59,8 @@ def note(sentence: str) -> None:
 
 def emit(value: Any, as_json: bool, render: Callable[[Console], None]) -> None:
     """Print a result: `value` as JSON if asked for, else whatever `render` draws."""
+    if rank():
+        return
     if as_json:
         sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
     else:
@@ -103,37 +111,59 @@ class _Bar:
 @contextmanager
 def bars(description: str, total: float | None = None) -> Iterator[_Bar]:
     """`yunque.progress.Progress` on standard error: a bar on a terminal, a line now and then elsewhere."""
+    if rank():
+        yield _Bar(lambda *_: None)
+        return
     if sys.stderr.isatty():
         with _terminal_bar(description, total) as bar:
             yield bar
         return
     started = told = time.monotonic()
-    done = 0.0
+    done = before = 0.0
 
     def advance(amount: float, note: str) -> None:
-        nonlocal done, told
-        done += amount
+        nonlocal done, before, told
         now = time.monotonic()
+        if not note and not done:
+            before = amount  # done by a process before this one: it says nothing about how fast this one is
+        done += amount
         if now - told >= _PLAIN_SECONDS:
             told = now
             share = f" {100 * done / total:.0f} %" if total else ""
-            sys.stderr.write(f"{description}:{share} {note} ({now - started:.0f} s)\n")
+            left = (
+                f", {_duration((now - started) * (total - done) / (done - before))} left"
+                if total and done > before
+                else ""
+            )
+            sys.stderr.write(f"{description}:{share} {note} ({_duration(now - started)}{left})\n")
             sys.stderr.flush()
 
     yield _Bar(advance)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds for a person: 48 s, 4 min 10 s, 2 h 05 min."""
+    count = max(0, round(seconds))
+    if count < 60:
+        return f"{count} s"
+    if count < 3600:
+        return f"{count // 60} min {count % 60:02} s"
+    return f"{count // 3600} h {count % 3600 // 60:02} min"
 
 
 @contextmanager
 def _terminal_bar(description: str, total: float | None) -> Iterator[_Bar]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    console = err()
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        # What is said beside the bar has to fit on the line.
+        BarColumn(bar_width=24 if console.width >= _WIDE else 10),
         TaskProgressColumn(),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=err(), transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(escape(description), total=total, note="")
         yield _Bar(lambda amount, note: progress.update(task, advance=amount, note=note))

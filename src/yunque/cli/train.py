@@ -14,6 +14,11 @@ def train(
         metavar="[FIELD=VALUE]...",
         help="Settings, such as model.layers=6 optimizer.learning_rate=0.002.",
     ),
+    family: str | None = typer.Option(
+        None,
+        help="llama, mistral, qwen2, qwen3, gpt2, falcon or rnn learn the next token; t5, transformer or "
+        "rnn-seq2seq to fill in spans that were taken out. [default: llama]",
+    ),
     data: list[str] = typer.Option(
         [], "--data", help="A dataset; may be given several times. [default: what the tokenizer learned from]"
     ),
@@ -21,6 +26,12 @@ def train(
     name: str | None = typer.Option(None, help="The name of the model. [default: mini]"),
     seconds: float | None = typer.Option(None, help="Train about this long. [default: 90]"),
     steps: int | None = typer.Option(None, help="Train this many steps, however long it takes."),
+    parallel: str | None = typer.Option(
+        None, help="How several processes (torchrun) share a model: ddp or fsdp. [default: ddp]"
+    ),
+    tensorboard: bool = typer.Option(
+        False, "--tensorboard", help="Write TensorBoard files in the run's folder too."
+    ),
     config: Path | None = typer.Option(None, help="A YAML file of settings."),
     plan: bool = typer.Option(False, "--plan", help="Only tell what it would take."),
     as_json: bool = JSON_OPTION,
@@ -36,12 +47,14 @@ def train(
     settings = resolve(
         PretrainSettings,
         config,
-        overrides or (),
+        [*([f"model.family={family}"] if family else []), *(overrides or ())],
         data=data or None,
         tokenizer=tokenizer,
         name=name,
         seconds=seconds,
         steps=steps,
+        parallel=parallel,
+        tensorboard=tensorboard or None,
     )
     workspace = Workspace.open()
     if plan:

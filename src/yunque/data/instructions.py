@@ -9,8 +9,9 @@ A file of them is JSON Lines, one object a line:
 empty. `labels` are the answers that may be chosen from, or null where the answer is free text.
 """
 
+import json
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -97,12 +98,14 @@ def write_instructions(
     name: str,
     splits: Mapping[str, Sequence[InstructionRow]],
     sources: Sequence[Mapping[str, str]] = (),
+    settings: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Keep instruction rows as the dataset `name`: one file `SPLIT.jsonl` for each split ("train", "heldout").
 
-    `sources` are the files that they were read from (`file`, `sha256`).
+    `sources`, `settings` and `card` are those of `write_json_lines`.
     """
-    return write_json_lines(workspace, name, "instructions", splits, sources)
+    return write_json_lines(workspace, name, "instructions", splits, sources, settings, card)
 
 
 def add_instructions(
@@ -112,6 +115,26 @@ def add_instructions(
     splits = {split: read_instructions(path, on_bad) for split, path in paths.items()}
     sources = [{"file": str(path), "sha256": sha256_of(path)} for path in paths.values()]
     return write_instructions(workspace, name, splits, sources)
+
+
+def places_of(dataset: Artifact | None, ids: Collection[str]) -> dict[str, str]:
+    """Where rows of a dataset stand, `FILE:LINE`, for as long as the file that they came from is what it was; else
+    the dataset and the row's id."""
+    if dataset is None:
+        return {}
+    found = {id: f"{dataset.ref}, row {id!r}" for id in ids}
+    for source in dataset.config.get("sources", ()):
+        path = Path(source["file"])
+        if not path.is_file() or sha256_of(path) != source["sha256"]:
+            continue
+        for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+            try:
+                id = json.loads(line).get("id") if line.strip() else None
+            except (ValueError, AttributeError):
+                continue  # a bad line, which was left out
+            if isinstance(id, str) and (id := unicodedata.normalize("NFC", id)) in found:
+                found[id] = f"{path}:{number}"
+    return found
 
 
 def shipped_instructions(workspace: Workspace) -> Artifact:
@@ -126,7 +149,7 @@ def shipped_instructions(workspace: Workspace) -> Artifact:
 
 
 def read_instruction_split(workspace: Workspace, artifact: Artifact, split: str) -> list[InstructionRow]:
-    """The rows of one split of a dataset that `write_instructions` made."""
+    """The rows of one split of a dataset that `write_instructions` made; raises UserError for another one."""
     if artifact.config.get("format") != "instructions":
         raise UserError(f"{artifact.ref} holds no instruction rows")
     return read_instructions(workspace.file(artifact, f"{split}.jsonl"))

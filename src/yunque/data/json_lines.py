@@ -61,14 +61,22 @@ def write_json_lines(
     format: str,
     splits: Mapping[str, Sequence[Identified]],
     sources: Sequence[Mapping[str, str]] = (),
+    settings: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Keep rows as the dataset `name`: one file `SPLIT.jsonl` for each split ("train", "heldout").
 
-    `sources` are the files that they were read from (`file`, `sha256`).
+    `sources` are the files that they were read from (`file`, `sha256`), `settings` how they were made of them, and
+    `card` what there is to tell about them (`card.json`), whose whole numbers are figures of the dataset too.
     """
     contents = {f"{split}.jsonl": _as_lines(rows) for split, rows in splits.items()}
     figures = {f"{split}_rows": len(rows) for split, rows in splits.items()}
-    config = {"format": format, "sources": [dict(source) for source in sources]}
+    config: dict[str, Any] = {"format": format, "sources": [dict(source) for source in sources]}
+    if settings is not None:
+        config["settings"] = dict(settings)
+    if card is not None:
+        figures |= {key: value for key, value in card.items() if isinstance(value, int)}
+        contents["card.json"] = json.dumps(card, ensure_ascii=False, indent=2).encode() + b"\n"
     return workspace.put("dataset", name, contents, config=config, figures=figures)
 
 

@@ -29,6 +29,7 @@ class EvaluationSettings(Settings):
     """
 
     split: str = "test"
+    instruction_split: str = "heldout"
     most_tokens: int = Field(default=20_000, ge=1)
     rows_of_each: int | None = Field(default=None, ge=1)
     max_new_tokens: int = Field(default=40, ge=1)
@@ -42,7 +43,7 @@ def evaluate_model(
     settings: EvaluationSettings,
     progress: Progress = silent,
 ) -> tuple[Artifact, dict[str, Any]]:
-    """Measure `model` on the texts of `data` and on the held-out rows of `instructions`.
+    """Measure `model` on the texts of `data` and on the held-out rows (`instruction_split`) of `instructions`.
 
     Returns the evaluation artifact (results.json, predictions.jsonl) and its results. A model behind an address
     does not tell likelihoods: it has no loss on text, and its labels are judged by what it wrote.
@@ -55,7 +56,7 @@ def evaluate_model(
         results["text"] = _measured_text(workspace, local, data, settings, progress)
     if instructions:
         rows = first_of_each(
-            read_instruction_split(workspace, instructions, "heldout"), settings.rows_of_each
+            read_instruction_split(workspace, instructions, settings.instruction_split), settings.rows_of_each
         )
         score = local.score if local else None
         with one_thread():
@@ -65,9 +66,7 @@ def evaluate_model(
         lines = [json.dumps(each.as_dict(), ensure_ascii=False) + "\n" for each in predictions]
         files["predictions.jsonl"] = "".join(lines).encode()
     files["results.json"] = json.dumps(results, ensure_ascii=False, indent=2).encode()
-    parents = [
-        artifact for artifact in (_artifact_of(workspace, opened, model), data, instructions) if artifact
-    ]
+    parents = [artifact for artifact in (_artifact_of(workspace, opened), data, instructions) if artifact]
     name = parents[0].name if opened.local else _name_of(model)
     made = workspace.put(
         "evaluation", name, files, parents, settings.model_dump() | {"model": opened.name}, summary(results)
@@ -147,8 +146,8 @@ def _lines(path: Path) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def _artifact_of(workspace: Workspace, opened: LanguageModel, model: str) -> Artifact | None:
-    return workspace.get(model, "model") if opened.local else None
+def _artifact_of(workspace: Workspace, opened: LanguageModel) -> Artifact | None:
+    return workspace.get(opened.name) if opened.local else None
 
 
 def _name_of(text: str) -> str:

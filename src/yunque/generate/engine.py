@@ -14,12 +14,13 @@ from torch import Tensor
 
 from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig
+from yunque.generate.opening import find_writer, open_writer
 from yunque.generate.sampling import choose_token
 from yunque.generate.search import beam_search
 from yunque.generate.state import open_state
 from yunque.generate.text_stream import TextStream
-from yunque.model import CausalModel, EncoderDecoder, LanguageModel, load_model
-from yunque.tokenizer import Tokenizer, tokenizer_of
+from yunque.model import CausalModel, EncoderDecoder, LanguageModel
+from yunque.tokenizer import Tokenizer
 from yunque.workspace import Workspace
 
 
@@ -54,14 +55,12 @@ class Engine:
 
     @classmethod
     def open(cls, workspace: Workspace, ref: str) -> "Engine":
-        """The engine of a model artifact. Raises UserError where there is none, or its files are damaged."""
-        artifact = workspace.get(ref, "model")
-        model = load_model(workspace.files(artifact), torch.float32)
-        if not isinstance(model, CausalModel | EncoderDecoder):
-            raise UserError(
-                f"{artifact.ref} is a {model.config.model_type} model, which reads and writes no text"
-            )
-        tokenizer = tokenizer_of(workspace, artifact)
+        """The engine of a model, or of an adapter on its base, by name.
+
+        Raises UserError where there is none, or its files are damaged.
+        """
+        artifact = find_writer(workspace, ref)
+        model, tokenizer = open_writer(workspace, artifact)
         return cls(model, tokenizer, artifact.ref)
 
     def stream(self, prompt_ids: Sequence[int], config: GenerationConfig) -> Iterator[Step]:
@@ -151,6 +150,12 @@ class Engine:
                 ]
             logits_TV = self.model.logits(hidden_TD).float()
         return float(logits_TV.log_softmax(-1).gather(1, chosen[:, None]).sum())
+
+    def room(self, prompt: int) -> int:
+        """How many tokens may be written after a prompt of so many; below 1 where there is no room."""
+        if isinstance(self.model, EncoderDecoder):
+            return self.context if prompt <= self.context else 0
+        return self.context - prompt
 
     def _check_room(self, prompt: int, fresh: int) -> None:
         if isinstance(self.model, EncoderDecoder):

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig
+from yunque.generate.conversation import encode_answer, encode_prompt
 from yunque.generate.engine import Engine, Step
 from yunque.llm.face import Chunk, Completion, ContextOverflow, Message, Usage
 from yunque.workspace import Workspace
@@ -20,9 +21,10 @@ class LocalModel:
 
     @classmethod
     def open(cls, workspace: Workspace, ref: str) -> "LocalModel":
-        """The model `[model/]NAME[@VERSION]`; raises UserError when there is none."""
-        artifact = workspace.get(ref, "model")
-        return cls(artifact.ref, Engine.open(workspace, artifact.ref))
+        """The model `[model/]NAME[@VERSION]`, or the adapter `adapter/NAME` on its base; raises UserError when there
+        is none."""
+        engine = Engine.open(workspace, ref)
+        return cls(engine.name, engine)
 
     def chat(self, messages: Sequence[Message], config: GenerationConfig) -> Completion:
         """Answer a conversation; raises ContextOverflow when it and the answer are longer than the context."""
@@ -30,8 +32,7 @@ class LocalModel:
 
     def stream_chat(self, messages: Sequence[Message], config: GenerationConfig) -> Iterator[Chunk]:
         """Answer a conversation piece by piece; raises ContextOverflow at the call."""
-        turns = [(message.role, message.content) for message in messages]
-        return self._stream(self.engine.tokenizer.encode_chat(turns, add_generation_prompt=True)[0], config)
+        return self._stream(encode_prompt(self.engine.tokenizer, self.engine.model, _turns(messages)), config)
 
     def complete(self, prompt: str, config: GenerationConfig) -> Completion:
         """Go on with a text; raises ContextOverflow."""
@@ -43,28 +44,20 @@ class LocalModel:
 
     def score(self, messages: Sequence[Message], answers: Sequence[str]) -> list[float]:
         """The log-likelihood (nats) of each answer to a conversation, with its end; raises ContextOverflow."""
-        turns = [(message.role, message.content) for message in messages]
-        likelihoods: list[float] = []
+        engine, likelihoods = self.engine, list[float]()
         for answer in answers:
-            ids, written = self.engine.tokenizer.encode_chat([*turns, ("assistant", answer)], False)
-            if True not in written:
-                raise UserError(f"the chat template of {self.name} does not show where an answer stands")
-            # A template may write something behind the answer, which the model does not; what stands before the
-            # last answer is given, earlier answers in the conversation too.
-            while not written[-1]:
-                ids, written = ids[:-1], written[:-1]
-            count = next((n for n, own in enumerate(reversed(written)) if not own), len(written))
-            if len(ids) > self.engine.context:
-                message = f"the conversation and an answer have {len(ids)} tokens, the context {self.engine.context}"
-                raise ContextOverflow(message, self.engine.context - len(ids) + count)
-            likelihoods.append(self.engine.score(ids[:-count], ids[-count:]))
+            written = encode_answer(engine.tokenizer, engine.model, _turns(messages), answer)
+            try:
+                likelihoods.append(engine.score(written.prompt, written.answer))
+            except UserError as error:
+                raise ContextOverflow(str(error), engine.room(len(written.prompt))) from None
         return likelihoods
 
     def _stream(self, prompt_ids: list[int], config: GenerationConfig) -> Iterator[Chunk]:
         try:
             steps = self.engine.stream(prompt_ids, config)
         except UserError as error:
-            raise ContextOverflow(str(error), self.engine.context - len(prompt_ids)) from None
+            raise ContextOverflow(str(error), self.engine.room(len(prompt_ids))) from None
         return self._chunks(len(prompt_ids), steps)
 
     def _chunks(self, prompt_tokens: int, steps: Iterator[Step]) -> Iterator[Chunk]:
@@ -81,3 +74,7 @@ class LocalModel:
             if chunk.finish_reason and chunk.usage:
                 return Completion("".join(texts), self.name, chunk.finish_reason, chunk.usage)
         raise AssertionError("the engine's last step says why it ended")
+
+
+def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    return [(message.role, message.content) for message in messages]

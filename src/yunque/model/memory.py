@@ -27,6 +27,7 @@ from yunque.model.simulation import (
     stacks_of,
     tensor_bytes,
     training_loss,
+    without_numbers,
 )
 
 Method = Literal["full", "lora", "qlora"]
@@ -119,9 +120,37 @@ def plan_training(config: ModelConfig, training: Training) -> TrainingMemory:
 
 
 def _plan_training(outline: Outline, parameters: int, training: Training) -> TrainingMemory:
-    model = outline.model
     with on_meta():
-        _make_trainable(model, training)
+        _make_trainable(outline.model, training)
+
+    def loss(model: LanguageModel) -> Tensor:
+        return training_loss(model, training.batch_size, training.length, training.masked)
+
+    return _plan_step(outline, parameters, training, loss)
+
+
+def plan_training_of(
+    model: LanguageModel,
+    training: Training,
+    loss: Callable[[LanguageModel], Tensor],
+    accumulated: bool = False,
+) -> TrainingMemory:
+    """What a training step takes of `model` as it is: with its adapter, its quantized layers, what is frozen.
+
+    The `loss` is its own, and is played. Of `training` the type of products and the optimizer are used; with
+    `accumulated` gradients of another part of the batch are there already.
+    """
+    parameters = sum(weight.numel() for weight in model.parameters())
+    return _plan_step(Outline(without_numbers(model)), parameters, training, loss, accumulated)
+
+
+def _plan_step(
+    outline: Outline,
+    parameters: int,
+    training: Training,
+    loss: Callable[[LanguageModel], Tensor],
+    accumulated: bool = False,
+) -> TrainingMemory:
     state_bytes = outline.total(lambda part: sum(map(_STATE_BYTES[training.optimizer], _trained(part))))
     memory = TrainingMemory(
         training=training,
@@ -135,9 +164,10 @@ def _plan_training(outline: Outline, parameters: int, training: Training) -> Tra
     )
     step = play_step(
         outline,
-        lambda: training_loss(model, training.batch_size, training.length, training.masked),
+        lambda: loss(outline.model),
         None if training.dtype == "float32" else getattr(torch, training.dtype),
         training.recompute,
+        accumulated,
     )
     return replace(memory, activation_bytes=step.activation_bytes, peak_bytes=step.peak_bytes + state_bytes)
 

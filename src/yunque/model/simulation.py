@@ -7,6 +7,7 @@ is added at the moment when it would come.
 Shapes: B batch, T positions, D hidden_size, V vocab_size, G an LSTM's gates, H its state, I its inputs.
 """
 
+import copy
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,9 @@ from yunque.model.language_model import CausalModel, Encoder, EncoderDecoder, La
 _MOST_LAYERS = 1000
 _aten = torch.ops.aten
 _LSTM = _aten.mkldnn_rnn_layer.default
+_LSTM_BACKWARD = _aten.mkldnn_rnn_layer_backward.default
+_ATTENTION = _aten._scaled_dot_product_flash_attention_for_cpu.default
+_ATTENTION_BACKWARD = _aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,17 @@ def on_meta() -> Iterator[None]:
         if not any(words in str(error).lower() for words in ("overflow", "too large", "too big")):
             raise
         raise UserError("the sizes of this model are beyond what a tensor can have") from None
+
+
+def without_numbers(model: LanguageModel) -> LanguageModel:
+    """A copy of a model as it is (adapters, quantized layers, what is frozen), on the meta device: it takes no
+    memory."""
+    empty: dict[int, Any] = {
+        id(weight): nn.Parameter(torch.empty_like(weight, device="meta"), weight.requires_grad)
+        for weight in model.parameters()
+    }
+    empty |= {id(tensor): torch.empty_like(tensor, device="meta") for tensor in model.buffers()}
+    return copy.deepcopy(model, empty)
 
 
 @contextmanager
@@ -144,12 +159,20 @@ def training_loss(model: LanguageModel, batch_size: int, length: int, masked: bo
     With `masked` the rows hold several documents, or, where a source is read as a whole, padding. A model whose
     shapes then depend on where they are (a recurrent one) reads them as plain rows.
     """
-    if masked:
+    return first_playable(
+        lambda: _loss(model, batch_size, length, masked),
+        lambda: _loss(model, batch_size, length, masked=False),
+    )
+
+
+def first_playable(*ways: Callable[[], Tensor]) -> Tensor:
+    """What the first of several ways gives whose shapes do not depend on numbers, which a play has not."""
+    for way in ways[:-1]:
         try:
-            return _loss(model, batch_size, length, masked)
+            return way()
         except (DynamicOutputShapeException, DataDependentOutputException):
-            pass
-    return _loss(model, batch_size, length, masked=False)
+            continue
+    return ways[-1]()
 
 
 def _loss(model: LanguageModel, batch_size: int, length: int, masked: bool) -> Tensor:
@@ -168,12 +191,17 @@ def _loss(model: LanguageModel, batch_size: int, length: int, masked: bool) -> T
 
 
 def play_step(
-    outline: Outline, loss: Callable[[], Tensor], cast: torch.dtype | None = None, recompute: bool = False
+    outline: Outline,
+    loss: Callable[[], Tensor],
+    cast: torch.dtype | None = None,
+    recompute: bool = False,
+    accumulated: bool = False,
 ) -> Step:
     """Play the forward and backward pass of `loss`, which uses the outline's model; the outline is spent.
 
     With `cast` products are made in that type (torch.autocast). With `recompute` a layer keeps its input only
-    (gradient checkpointing, Chen et al. 2016, arXiv:1604.06174).
+    (gradient checkpointing, Chen et al. 2016, arXiv:1604.06174). With `accumulated` gradients of another part of
+    the batch are there already.
     """
 
     def forward() -> Tensor:
@@ -185,6 +213,12 @@ def play_step(
         weights = [*outline.model.parameters(), *outline.model.buffers()]
         for layer in (layer for stack in stacks_of(outline.model) for layer in stack if recompute):
             _recompute(layer)
+        if accumulated:
+            weights += [
+                _with_gradient(weight) for weight in outline.model.parameters() if weight.requires_grad
+            ]
+            for repeat in repeats:
+                repeat.keep_gradients()
         # Once to learn what a layer keeps, and once more to add it where it would come.
         with _Alive(weights, repeats) as alive:
             kept = forward()
@@ -208,6 +242,41 @@ def play_forward(outline: Outline, compute: Callable[[], Tensor]) -> int:
             compute()
     flops: int = alive.flops + sum(repeat.flops for repeat in repeats)
     return flops
+
+
+def play_training_flops(model: LanguageModel, loss: Callable[[LanguageModel], Tensor]) -> int:
+    """The FLOPs of `loss` and of its gradients, for what of `model` is trained: no gradient is made of what is
+    frozen, nor of what stands before all that learns.
+
+    Attention counts its whole window, and nothing that is made twice (to save memory) counts twice.
+    """
+    short = _training_flops(model, loss)
+    others = enumerate(Outline(without_numbers(model)).left_out)
+    return short + sum(
+        left_out * (short - _training_flops(model, loss, number)) for number, left_out in others if left_out
+    )
+
+
+def _training_flops(
+    model: LanguageModel, loss: Callable[[LanguageModel], Tensor], shorter: int | None = None
+) -> int:
+    """Those of the outline, or of the outline without the layer of a stack that stands for those left out."""
+    outline = Outline(without_numbers(model))
+    if shorter is not None:
+        del stacks_of(outline.model)[shorter][1]
+    with _played():
+        replace_tensors(outline.model, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+        with _Alive([], []) as alive:
+            value = loss(outline.model)
+            if value.requires_grad:
+                value.backward()  # type: ignore[no-untyped-call]
+    flops: int = alive.flops
+    return flops
+
+
+def _with_gradient(weight: Tensor) -> Tensor:
+    weight.grad = torch.empty_like(weight)
+    return weight.grad
 
 
 def _prepare(outline: Outline) -> list["_Repeat"]:
@@ -291,12 +360,16 @@ def _lstm_workspace_bytes(x_TBI: Tensor, weight_GH: Tensor) -> int:
 
 
 def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Any) -> int:
-    if func is _aten._scaled_dot_product_flash_attention_for_cpu.default:
+    if func is _ATTENTION:
         # torch counts the kernels of graphics cards only. The whole window counts, as kernels with a mask do.
         return int(sdpa_flop_count(*(part.shape for part in args[:3])))  # type: ignore[no-untyped-call]
-    if func is _LSTM:
+    if func is _ATTENTION_BACKWARD:
+        # Its fifth product makes the scores a second time.
+        return int(2 * sdpa_flop_count(*(part.shape for part in args[1:4])))  # type: ignore[no-untyped-call]
+    if func in (_LSTM, _LSTM_BACKWARD):
         tokens = args[0].shape[0] * args[0].shape[1]
-        return int(2 * tokens * sum(matrix.numel() for matrix in args[1:3]))
+        forward = 2 * tokens * sum(matrix.numel() for matrix in args[1:3])
+        return int(forward if func is _LSTM else 2 * forward)
     count = flop_registry.get(func._overloadpacket)
     return int(count(*args, **kwargs, out_val=made)) if count is not None else 0
 
@@ -317,6 +390,10 @@ class _Repeat:
         layer.register_forward_hook(self._leave)
         for weight in trained:
             weight.register_post_accumulate_grad_hook(self._trained)  # type: ignore[no-untyped-call]
+
+    def keep_gradients(self) -> None:
+        """Count the gradients of the layers left out from the start, as weights are."""
+        self.weights, self._gradients = self.weights + self._gradients, 0
 
     def learn(self) -> None:
         """After a first forward pass: how much the layers left out keep and compute."""
@@ -359,6 +436,9 @@ def _signature(layer: nn.Module) -> str:
             for key, value in vars(part).items()
             if key != "layer" and isinstance(value, bool | int | str | tuple | None)
         }
-        shapes = [(tuple(weight.shape), weight.dtype) for weight in part.parameters(recurse=False)]
+        shapes = [
+            (tuple(weight.shape), weight.dtype, weight.requires_grad)
+            for weight in part.parameters(recurse=False)
+        ]
         parts.append((name, type(part).__name__, settings, shapes))
     return repr(parts)

@@ -116,8 +116,9 @@ class NoSuchTarget(UserError):
 class Served:
     """Models and apps by the names that clients use.
 
-    A model is called `mini`, `model/mini` or `model/mini@2`, an app `app/equipaje` or `app/equipaje@1` (or
-    `equipaje`, where no model has this name). Without a version the newest one at the time of the call is meant.
+    A model is called `mini`, `model/mini` or `model/mini@2`, a base with an adapter on it `adapter/polite`, an app
+    `app/equipaje` or `app/equipaje@1` (or without the kind, where no model has this name). Without a version the
+    newest one at the time of the call is meant.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -129,7 +130,9 @@ class Served:
     def listed(self) -> list[dict[str, Any]]:
         """The newest version of every model and app, as OpenAI's model objects."""
         return [
-            _model_object(artifact) for kind in ("model", "app") for artifact in self._workspace.list(kind)
+            _model_object(artifact)
+            for kind in ("model", "adapter", "app")
+            for artifact in self._workspace.list(kind)
         ]
 
     def described(self, name: str) -> dict[str, Any]:
@@ -153,6 +156,8 @@ class Served:
             kind = "no such kind"
         if kind in (None, "model") and (model := self._workspace.find(name, "model")):
             return model
+        if kind in (None, "adapter") and (adapter := self._workspace.find(name, "adapter")):
+            return adapter
         if kind in (None, "app") and (app := self._workspace.find(name, "app")):
             return app
         known = ", ".join(each["id"] for each in self.listed()) or "nothing yet"
@@ -160,7 +165,7 @@ class Served:
 
 
 def _opened(workspace: Workspace, artifact: Artifact) -> Target:
-    if artifact.kind == "model":
+    if artifact.kind in ("model", "adapter"):
         return ServedModel(workspace, artifact.ref, open_model(workspace, artifact.ref))
     from yunque.server.served_app import ServedApp
 
@@ -169,7 +174,7 @@ def _opened(workspace: Workspace, artifact: Artifact) -> Target:
 
 def _model_object(artifact: Artifact) -> dict[str, Any]:
     return {
-        "id": artifact.name if artifact.kind == "model" else f"app/{artifact.name}",
+        "id": artifact.name if artifact.kind == "model" else f"{artifact.kind}/{artifact.name}",
         "object": "model",
         "created": int(datetime.fromisoformat(artifact.created).timestamp()),
         "owned_by": "yunque",

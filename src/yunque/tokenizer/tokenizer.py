@@ -8,14 +8,18 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as AnyTokenizer
 
 from yunque.errors import UserError
 from yunque.tokenizer.alphabet import LETTERS, is_byte_level, token_reader
+from yunque.tokenizer.bulk import BulkEncoder, bulk_encoder
 from yunque.tokenizer.chat import ChatFormat
 from yunque.tokenizer.check import check_described
 from yunque.tokenizer.conventions import COMPANIONS, Conventions, read_conventions, read_small
@@ -35,6 +39,7 @@ _USUAL_ENDS = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "<|im_end|>"
 # Half of a UTF-16 pair: Python can hold one, UTF-8 cannot.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LARGEST_FILE = 256_000_000
+_WORTHWHILE = 20
 
 
 class Tokenizer:
@@ -204,15 +209,44 @@ class Tokenizer:
         """The template of a conversation that came with a foreign tokenizer."""
         return self._conventions.chat_template
 
+    def with_tokens(self, names: Sequence[str]) -> "Tokenizer":
+        """The same tokenizer, with the `names` that it has not yet as tokens behind its vocabulary.
+
+        A text can write them, and they are written into texts: they are not special.
+        """
+        inner = AnyTokenizer.from_str(self._source.to_str())
+        missing = [name for name in names if inner.token_to_id(name) is None]
+        inner.add_tokens([AddedToken(name, normalized=False) for name in missing])
+        return Tokenizer(inner, self._conventions)
+
+    def token_id(self, name: str) -> int | None:
+        """The id of a token by its name in `tokenizer.json`, special or not."""
+        id: int | None = self._source.token_to_id(name)
+        return id
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text. A lone surrogate, which UTF-8 cannot hold, becomes U+FFFD."""
         ids: list[int] = self._inner.encode(_encodable(text), add_special_tokens=False).ids
         return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of many texts, on every core."""
-        batch = self._inner.encode_batch_fast([_encodable(text) for text in texts], add_special_tokens=False)
-        return [encoding.ids for encoding in batch]
+    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+        """`encode` of many texts, on every core; much text goes through a quicker encoder (see bulk.py)."""
+        clean = [_encodable(text) for text in texts]
+        # Making that encoder takes as long as encoding some characters for each of its tokens.
+        if sum(map(len, clean)) > _WORTHWHILE * self.vocab_size and self._bulk is not None:
+            return self._bulk.encode_batch(clean)
+        batch = self._inner.encode_batch_fast(clean, add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in batch]
+
+    @cached_property
+    def _bulk(self) -> BulkEncoder | None:
+        return bulk_encoder(self._described, self._inner)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What stands for the ids that it gives: tokenizers with the same one encode alike."""
+        files = {name: sha256(content).hexdigest() for name, content in self.to_files().items()}
+        return sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
     def encode_prompt(self, text: str) -> list[int]:
         """The beginning of a document, as the model has seen it in training.

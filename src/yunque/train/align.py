@@ -1,6 +1,7 @@
 """Learning from pairs of answers: direct preference optimization, and reward models."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from pydantic import Field
@@ -8,19 +9,30 @@ from safetensors.torch import load_file, save
 
 from yunque.data.preferences import PreferenceRow, preference_split
 from yunque.errors import UserError
-from yunque.model import CausalModel
+from yunque.generate.conversation import encode_answer
+from yunque.model import CausalModel, EncoderDecoder
 from yunque.model.scored import reward_model
 from yunque.progress import Progress, silent
-from yunque.train.alignment import Alignment, AlignSettings, open_alignment, parted, tell_too_long
+from yunque.train.alignment import (
+    Alignment,
+    AlignSettings,
+    Ready,
+    open_alignment,
+    parted,
+    plan_alignment,
+    tell_too_long,
+)
+from yunque.train.distributed import first_makes
 from yunque.train.loop import Tell, autocast, run_loop
 from yunque.train.loss import context_of
 from yunque.train.objectives.dpo import DirectPreference, DpoLoss
 from yunque.train.objectives.pairs import Pair, PairOrder
 from yunque.train.objectives.reward import PairwiseReward, judged_pair
 from yunque.train.objectives.rollouts import RolloutPlan, Rollouts
-from yunque.train.objectives.written import Writer, encode_answer, reference_of
-from yunque.train.schedule import TrainingPlan, Workload
+from yunque.train.objectives.written import Writer, reference_of, writer_of
+from yunque.train.schedule import TrainingPlan
 from yunque.train.settings import OptimizerSettings
+from yunque.train.workload import Workload
 from yunque.workspace import Artifact, Workspace, atomic_write
 
 # Answers that the divergence from the reference is measured on after DPO.
@@ -59,19 +71,38 @@ def train_dpo(
     with open_alignment(workspace, "dpo", base_ref, data, settings, progress, tell) as alignment:
         if done := alignment.finished:
             return done
-        model = alignment.open_base()
-        pairs, held_out = _pairs(alignment, context_of(model), partial(_written_pair, alignment, model))
-        order = PairOrder(len(pairs), settings.batch_size, settings.seed)
-        objective = DirectPreference(pairs, held_out, order, settings.together, settings.loss)
-        alignment.make_trainable(model)
-        steps = max(1, round(settings.epochs * order.batches_per_epoch))
-        plan = alignment.plan(model, objective, _workload(pairs, settings, order), steps)
+        ready = _ready_for_dpo(alignment, settings)
+        model, objective, plan = writer_of(ready.model), ready.objective, alignment.plan(ready)
+        pairs, held_out = objective.pairs, objective.held_out
         _put_reference(alignment, objective, model, plan)
         run_loop(alignment.run.folder, model, objective, settings, plan, progress, tell)
         model.eval()
         measured = {f"held_out_{name}": value for name, value in objective.held_out_figures(model).items()}
         measured |= {"held_out_rows": len(held_out), **_divergence(alignment, model, held_out or pairs)}
-        return alignment.keep(model, order.rows_seen(data.ref, pairs, plan.steps), measured)
+        return alignment.keep(model, objective.order.rows_seen(data.ref, pairs, plan.steps), measured)
+
+
+def plan_dpo(
+    workspace: Workspace,
+    base_ref: str,
+    data: Artifact,
+    settings: DpoSettings,
+    tell: Tell = lambda _: None,
+) -> TrainingPlan:
+    """What `train_dpo` would do and cost; measures this machine for a few seconds and keeps nothing."""
+    return plan_alignment(
+        workspace, base_ref, data, settings, lambda alignment: _ready_for_dpo(alignment, settings), tell
+    )
+
+
+def _ready_for_dpo(alignment: Alignment, settings: DpoSettings) -> Ready[DirectPreference]:
+    model = alignment.open_base()
+    pairs, held_out = _pairs(alignment, context_of(model), partial(_written_pair, alignment, model))
+    order = PairOrder(len(pairs), settings.batch_size, settings.seed)
+    objective = DirectPreference(pairs, held_out, order, settings.together, settings.loss)
+    alignment.make_trainable(model)
+    steps = max(1, round(settings.epochs * order.batches_per_epoch))
+    return Ready(model, objective, _workload(model, pairs, settings, order), steps)
 
 
 def train_reward(
@@ -90,23 +121,43 @@ def train_reward(
     with open_alignment(workspace, "reward", base_ref, data, settings, progress, tell) as alignment:
         if done := alignment.finished:
             return done
-        body = alignment.open_base()
-        if not isinstance(body, CausalModel):
-            raise UserError(
-                f"{alignment.base.ref} is an encoder-decoder: a reward model is made of a decoder-only one"
-            )
-        pairs, held_out = _pairs(alignment, context_of(body), partial(_judged_pair, alignment))
-        order = PairOrder(len(pairs), settings.batch_size, settings.seed)
-        objective = PairwiseReward(pairs, held_out, order, settings.together)
-        model = reward_model(body)
-        alignment.make_trainable(body)
-        steps = max(1, round(settings.epochs * order.batches_per_epoch))
-        plan = alignment.plan(model, objective, _workload(pairs, settings, order), steps)
+        ready = _ready_for_reward(alignment, settings)
+        model, objective, plan = ready.model, ready.objective, alignment.plan(ready)
         run_loop(alignment.run.folder, model, objective, settings, plan, progress, tell)
         model.eval()
         measured = {f"held_out_{name}": value for name, value in objective.held_out_figures(model).items()}
-        measured["held_out_rows"] = len(held_out)
-        return alignment.keep(model, order.rows_seen(data.ref, pairs, plan.steps), measured)
+        measured["held_out_rows"] = len(objective.held_out)
+        seen = objective.order.rows_seen(data.ref, objective.pairs, plan.steps)
+        return alignment.keep(model, seen, measured)
+
+
+def plan_reward(
+    workspace: Workspace,
+    base_ref: str,
+    data: Artifact,
+    settings: RewardSettings,
+    tell: Tell = lambda _: None,
+) -> TrainingPlan:
+    """What `train_reward` would do and cost; like `plan_dpo`."""
+    return plan_alignment(
+        workspace, base_ref, data, settings, lambda alignment: _ready_for_reward(alignment, settings), tell
+    )
+
+
+def _ready_for_reward(alignment: Alignment, settings: RewardSettings) -> Ready[PairwiseReward]:
+    body = alignment.open_base()
+    if not isinstance(body, CausalModel):
+        raise UserError(
+            f"{alignment.base.ref} is an encoder-decoder: a reward model is made of a decoder-only one"
+        )
+    pairs, held_out = _pairs(alignment, context_of(body), partial(_judged_pair, alignment))
+    order = PairOrder(len(pairs), settings.batch_size, settings.seed)
+    objective = PairwiseReward(pairs, held_out, order, settings.together)
+    model = reward_model(body)
+    alignment.make_trainable(body)
+    steps = max(1, round(settings.epochs * order.batches_per_epoch))
+    workload = replace(_workload(body, pairs, settings, order), scored=0.0)
+    return Ready(model, objective, workload, steps)
 
 
 def _written_pair(alignment: Alignment, model: Writer, row: PreferenceRow) -> Pair:
@@ -139,14 +190,21 @@ def _pairs(
     return pairs, held_out
 
 
-def _workload(pairs: Sequence[Pair], settings: AlignSettings, order: PairOrder) -> Workload:
-    tokens = sum(pair.chosen.length + pair.rejected.length for pair in pairs)
+def _workload(model: Writer, pairs: Sequence[Pair], settings: AlignSettings, order: PairOrder) -> Workload:
+    written = [answer for pair in pairs for answer in (pair.chosen, pair.rejected)]
+    tokens, answers = sum(row.length for row in written), sum(len(row.answer) for row in written)
+    apart = isinstance(model, EncoderDecoder)  # which reads the prompt as a source
     return Workload(
         tokens / order.batches_per_epoch,
         tokens,
         rows=2 * min(settings.together, len(pairs)),
-        length=max(pair.length for pair in pairs),
+        length=max(len(row.prompt) if apart else row.length for row in written),
         packed=False,
+        target_length=max(len(row.answer) for row in written) if apart else None,
+        mean_length=sum(len(row.prompt) if apart else row.length for row in written) / len(written),
+        scored=1.0 if apart else answers / tokens,
+        accumulated=settings.batch_size > settings.together,
+        rows_each=2,
     )
 
 
@@ -156,7 +214,7 @@ def _put_reference(
     """Give the objective the reference's log-probabilities, worked out before the first step and kept with the
     run."""
     path = alignment.run.folder / "reference.safetensors"
-    if path.exists():
+    if first_makes(path.exists):
         objective.reference = load_file(path)["log_probabilities"]
         return
     # No step was done yet, or none is loaded yet: what is to be trained still is the reference.
@@ -168,7 +226,7 @@ def _put_reference(
         alignment.progress("Reading with the reference", total=total) as task,
     ):
         objective.reference = objective.find_reference(reference, task.advance)
-    atomic_write(path, save({"log_probabilities": objective.reference}))
+    first_makes(lambda: atomic_write(path, save({"log_probabilities": objective.reference})))
 
 
 def _divergence(alignment: Alignment, model: Writer, pairs: Sequence[Pair]) -> dict[str, float]:

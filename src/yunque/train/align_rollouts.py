@@ -9,19 +9,29 @@ from pydantic import Field
 
 from yunque.data.preferences import PromptRow, prompt_split
 from yunque.errors import UserError
-from yunque.model import LanguageModel
+from yunque.generate.conversation import encode_prompt
+from yunque.model import EncoderDecoder, LanguageModel
 from yunque.model.scored import ScoredModel
 from yunque.progress import Progress, silent
-from yunque.train.alignment import Alignment, AlignSettings, open_alignment, parted, tell_too_long
+from yunque.train.alignment import (
+    Alignment,
+    AlignSettings,
+    Ready,
+    open_alignment,
+    parted,
+    plan_alignment,
+    tell_too_long,
+)
 from yunque.train.loop import Tell, run_loop
 from yunque.train.loss import context_of
 from yunque.train.objectives.grpo import GroupRelativePolicy, GrpoLoss
 from yunque.train.objectives.ppo import PpoLoss, ProximalPolicy
 from yunque.train.objectives.rollouts import RolloutPlan, Rollouts
-from yunque.train.objectives.written import Writer, encode_prompt, reference_of, writer_of
+from yunque.train.objectives.written import Writer, reference_of, writer_of
 from yunque.train.rewards import Reward, open_reward
-from yunque.train.schedule import Workload
+from yunque.train.schedule import TrainingPlan
 from yunque.train.settings import OptimizerSettings
+from yunque.train.workload import Workload
 from yunque.workspace import Artifact, Workspace
 
 # Answers that the reward before and after is measured on.
@@ -121,19 +131,10 @@ def _train(
     ) as alignment:
         if done := alignment.finished:
             return done
-        writer = alignment.open_base()
-        learn, measure = _prompts(alignment, writer, settings)
-        model: LanguageModel = ScoredModel(writer) if isinstance(settings, PpoSettings) else writer
-        alignment.make_trainable(writer)
-        reference = alignment.open_reference()
-        rollouts = _rollouts(alignment, learn, reward, reference, settings.plan)
-        objective: ProximalPolicy | GroupRelativePolicy = (
-            ProximalPolicy(rollouts, settings.loss)
-            if isinstance(settings, PpoSettings)
-            else GroupRelativePolicy(rollouts, settings.loss)
-        )
-        steps = settings.rollouts * settings.plan.steps
-        plan = alignment.plan(model, objective, _workload(learn, settings), steps)
+        prompts, reference, ready = _ready(alignment, reward, settings)
+        learn, measure = prompts
+        model, objective, plan = ready.model, ready.objective, alignment.plan(ready)
+        rollouts = objective.rollouts
         objective.restore({})  # the plan was measured with rollouts of its own
         rollouts.precision = plan.precision
         run_loop(alignment.run.folder, model, objective, settings, plan, progress, tell)
@@ -142,6 +143,44 @@ def _train(
         measured["measured_on"] = "held-out prompts" if measure else "training prompts"
         ids = [prompt.id for prompt in learn]
         return alignment.keep(model, rollouts.rows_seen(data.ref, ids, plan.steps), measured, reward.parents)
+
+
+def plan_rollouts(
+    workspace: Workspace,
+    base_ref: str,
+    data: Artifact,
+    settings: PpoSettings | GrpoSettings,
+    tell: Tell = lambda _: None,
+) -> TrainingPlan:
+    """What `train_ppo` or `train_grpo` would do and cost; measures this machine for a few seconds, with answers that
+    are written and judged, and keeps nothing."""
+    reward = open_reward(workspace, settings.reward)
+    return plan_alignment(
+        workspace, base_ref, data, settings, lambda alignment: _ready(alignment, reward, settings)[2], tell
+    )
+
+
+def _ready(
+    alignment: Alignment, reward: Reward, settings: PpoSettings | GrpoSettings
+) -> tuple["tuple[list[_Prompt], list[_Prompt]]", Writer | None, Ready[ProximalPolicy | GroupRelativePolicy]]:
+    """The prompts to learn from and to measure on, the reference, and what the run will do."""
+    writer = alignment.open_base()
+    learn, measure = _prompts(alignment, writer, settings)
+    model: LanguageModel = ScoredModel(writer) if isinstance(settings, PpoSettings) else writer
+    alignment.make_trainable(writer)
+    reference = alignment.open_reference()
+    rollouts = _rollouts(alignment, learn, reward, reference, settings.plan)
+    objective: ProximalPolicy | GroupRelativePolicy = (
+        ProximalPolicy(rollouts, settings.loss)
+        if isinstance(settings, PpoSettings)
+        else GroupRelativePolicy(rollouts, settings.loss)
+    )
+    workload = _workload(writer, reference, learn, settings)
+    return (
+        (learn, measure),
+        reference,
+        Ready(model, objective, workload, settings.rollouts * settings.plan.steps),
+    )
 
 
 @dataclass(frozen=True)
@@ -198,15 +237,26 @@ def _rollouts(
     return Rollouts(plan, ids, judge, reference, tokenizer.end_ids, tokenizer.mark_ids)
 
 
-def _workload(prompts: Sequence[_Prompt], settings: RolloutSettings) -> Workload:
+def _workload(
+    model: Writer, reference: Writer | None, prompts: Sequence[_Prompt], settings: RolloutSettings
+) -> Workload:
+    """As if every answer were as long as it may be."""
     lengths, plan = [len(prompt.ids) for prompt in prompts], settings.plan
-    a_row = sum(lengths) / len(lengths) + settings.max_new_tokens
+    a_prompt, answer = sum(lengths) / len(lengths), settings.max_new_tokens
+    a_row, apart = a_prompt + answer, isinstance(model, EncoderDecoder)
+    held = [] if reference is None else [*reference.parameters(), *reference.buffers()]
     return Workload(
         a_row * min(settings.batch_size, plan.rows),
         a_row * len(prompts) * plan.answers * plan.epochs,
         rows=min(settings.together, plan.rows),
-        length=max(lengths) + settings.max_new_tokens,
+        length=max(lengths) + (0 if apart else answer),
         packed=False,
+        target_length=answer if apart else None,
+        mean_length=a_prompt if apart else a_row,
+        scored=1.0 if apart else answer / a_row,
+        accumulated=min(settings.batch_size, plan.rows) > settings.together,
+        held_bytes=sum(tensor.nbytes for tensor in held),
+        rollout_steps=plan.steps,
     )
 
 

@@ -1,37 +1,40 @@
 """What learning from preferences has in common: opening the base, in full or under an adapter; the identity of a run;
 rows that fit and rows to measure on; what is kept."""
 
-import copy
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Generic, Self, TypeVar
 
-import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from yunque.data.preferences import PromptRow
-from yunque.errors import UserError
-from yunque.model import CausalModel, EncoderDecoder, LanguageModel, load_model, save_model
+from yunque.data.json_lines import Identified
+from yunque.model import LanguageModel, save_model
 from yunque.model.lora import LoraSettings
-from yunque.model.scored import ScoredModel, is_reward_model, save_reward_model
-from yunque.progress import Progress
+from yunque.model.scored import ScoredModel, save_reward_model
+from yunque.progress import Progress, silent
 from yunque.tokenizer import Tokenizer, tokenizer_of
-from yunque.train.adapter import keep_adapter, make_trainable
+from yunque.train.adapter import keep_adapter, make_trainable, open_writer
 from yunque.train.corpus import RowKey
 from yunque.train.finish import keep_files, settled_plan
 from yunque.train.loop import Tell
 from yunque.train.objective import Objective
 from yunque.train.objectives.written import Writer, writer_of
+from yunque.train.parallel import training_device
 from yunque.train.run import Run, open_run
-from yunque.train.schedule import TrainingPlan, Workload, plan_run
+from yunque.train.schedule import TrainingPlan, plan_run
 from yunque.train.settings import LoopSettings
+from yunque.train.workload import Workload
 from yunque.workspace import Artifact, Workspace
 
 _ROWS_TOLD = 10
+
+ObjectiveT = TypeVar("ObjectiveT", bound=Objective)
 
 
 class AlignSettings(LoopSettings):
@@ -55,7 +58,7 @@ class AlignSettings(LoopSettings):
     @property
     def together(self) -> int:
         """Rows that the model reads at once."""
-        return self.micro_batch_size or self.batch_size
+        return self.rows_at_once(self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -85,22 +88,11 @@ class Alignment:
 
         Raises UserError for a model that does not write.
         """
-        files = self.workspace.files(self.base)
-        if is_reward_model(files):
-            raise UserError(
-                f"{self.base.ref} is a reward model, which writes nothing: start from another model"
-            )
-        model = load_model(files, torch.float32)
-        if not isinstance(model, CausalModel | EncoderDecoder):
-            raise UserError(f"{self.base.ref} writes nothing: start from a model that does")
-        if model.config.quantization_config and self.settings.lora is None:
-            raise UserError(
-                f"{self.base.ref} is quantized: train an adapter on it (--lora), or the model that it was made of"
-            )
+        model = open_writer(self.workspace, self.base, adapted=self.settings.lora is not None)
         for layer in model.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0  # likelihoods are compared with those of the reference
-        return model
+        return model.to(training_device(self.settings))
 
     def make_trainable(self, model: Writer) -> None:
         """Free the weights of a model, or put a fresh adapter on it."""
@@ -110,16 +102,9 @@ class Alignment:
         """The reference of a model that is trained in full; None where it is the model without its adapter."""
         return None if self.settings.lora is not None else self.open_base()
 
-    def plan(
-        self, model: LanguageModel, objective: Objective, workload: Workload, steps: int
-    ) -> TrainingPlan:
-        """The plan of the run, measured on a copy of its model."""
-
-        def make() -> TrainingPlan:
-            trial = copy.deepcopy(model)
-            return plan_run(model.config, objective, self.settings, workload, steps, None, lambda: trial)
-
-        return settled_plan(self.run, make, self.tell)
+    def plan(self, ready: "Ready[Any]") -> TrainingPlan:
+        """The plan of the run: the one it began with, or a new one."""
+        return settled_plan(self.run, lambda: ready.plan(self.settings), self.tell)
 
     def keep(
         self,
@@ -140,6 +125,37 @@ class Alignment:
             files = save_model(body)
         files |= self.tokenizer.to_files()
         return keep_files(self.workspace, self.run, self.name, files, origin, seen, measured)
+
+
+@dataclass(frozen=True)
+class Ready(Generic[ObjectiveT]):
+    """What a run is about to do: train `model` by an objective for so many steps."""
+
+    model: LanguageModel
+    objective: ObjectiveT
+    workload: Workload
+    steps: int
+
+    def plan(self, settings: AlignSettings) -> TrainingPlan:
+        """What it takes, measured on a few steps that change nothing."""
+        objective, model = self.objective, self.model
+        return plan_run(model.config, objective, settings, self.workload, self.steps, None, lambda: model)
+
+
+def plan_alignment(
+    workspace: Workspace,
+    base_ref: str,
+    data: Artifact,
+    settings: AlignSettings,
+    prepare: Callable[[Alignment], Ready[Any]],
+    tell: Tell,
+) -> TrainingPlan:
+    """What a run would do and cost; keeps nothing."""
+    base = workspace.get(base_ref, "model")
+    with TemporaryDirectory() as folder:
+        run, tokenizer = Run(Path(folder), {}), tokenizer_of(workspace, base)
+        alignment = Alignment(workspace, run, "", base, data, tokenizer, settings, silent, tell)
+        return prepare(alignment).plan(settings)
 
 
 @contextmanager
@@ -172,7 +188,7 @@ def open_alignment(
         yield Alignment(workspace, run, name, base, data, tokenizer, settings, progress, tell)
 
 
-RowT = TypeVar("RowT", bound=PromptRow)
+RowT = TypeVar("RowT", bound=Identified)
 
 
 def parted(rows: Sequence[RowT], held_out: Sequence[RowT], share: float) -> tuple[list[RowT], list[RowT]]:

@@ -7,7 +7,9 @@ process that dies while writing leaves nothing that could be taken for one.
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from yunque.errors import UserError
+from yunque.model.formats.files import TensorEntry
+from yunque.model.formats.safetensors_writer import file_order, write_file
+from yunque.processes import rank
+from yunque.train.distributed import first_makes, gathered, placed_like
 from yunque.train.objective import Stateful
 from yunque.workspace import atomic_folder
 
@@ -24,7 +31,7 @@ _KEPT = 2
 
 @dataclass
 class Position:
-    """How far a run is: steps and tokens done, seconds spent, and the length of loss.jsonl at that moment.
+    """How far a run is: steps and tokens done, what was spent (see cost.py), and the length of loss.jsonl.
 
     The place in the data follows from `step` (see corpus.py), so it is not kept a second time.
     """
@@ -32,6 +39,8 @@ class Position:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    joules: float | None = 0.0
     log_bytes: int = 0
 
 
@@ -47,11 +56,24 @@ def save_checkpoint(
     position: Position,
     objective: object = None,
 ) -> None:
-    """Write a checkpoint, with the objective's state if it has one, and remove all but the newest two."""
+    """Write a checkpoint, with the objective's state if it has one, and remove all but the newest two.
+
+    Of several processes the first one writes, and what it writes does not show how many there were. Where weights are
+    in slices all come here and put them together, one at a time: no process holds more than one whole.
+    """
+    files = {
+        "model.safetensors": _trained(model),
+        "optimizer.safetensors": _optimizer_tensors(model, optimizer),
+    }
+    if rank():
+        for tensors in files.values():
+            for name in file_order(_entries(tensors)):
+                gathered(tensors[name])
+        return
     with atomic_folder(folder / f"step-{position.step:08d}") as temporary:
-        save_file(_trained(model), temporary / "model.safetensors")
-        save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
-        save_file({"torch": torch.get_rng_state()}, temporary / "random.safetensors")
+        for file, tensors in files.items():
+            write_file(temporary / file, _entries(tensors), partial(_whole, tensors))
+        save_file(_random_states(), temporary / "random.safetensors")
         if isinstance(objective, Stateful):
             save_file(dict(objective.state()), temporary / "objective.safetensors")
         (temporary / "position.json").write_text(json.dumps(asdict(position)) + "\n", encoding="utf-8")
@@ -66,14 +88,21 @@ def load_checkpoint(
 
     Gives the start where there is none.
     """
-    for leftover in folder.glob(".step-*"):
-        shutil.rmtree(leftover)  # of a process that died while writing; the run's lock is ours
+    if rank() == 0:
+        for leftover in folder.glob(".step-*"):
+            shutil.rmtree(leftover)  # of a process that died while writing; the run's lock is ours
+    found = Position()
     for checkpoint in reversed(_checkpoints(folder)):
         try:
-            return _restore(checkpoint, model, optimizer, objective)
+            found = _restore(checkpoint, model, optimizer, objective)
+            break
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError):
             continue  # damaged on disk after it was written: the one before it is a little older, and as good
-    return Position()
+    if found.step != first_makes(lambda: found.step):
+        raise UserError(
+            f"{folder}: the processes of this run do not see the same files; give them one workspace"
+        )
+    return found
 
 
 def _restore(
@@ -82,23 +111,46 @@ def _restore(
     """Everything of one checkpoint, all read before any of it is put in place."""
     weights = load_file(checkpoint / "model.safetensors")
     moments = load_file(checkpoint / "optimizer.safetensors")
-    random = load_file(checkpoint / "random.safetensors")["torch"]
+    random = load_file(checkpoint / "random.safetensors")
+    if "torch" not in random:
+        raise KeyError("the checkpoint has no state of torch's generator")
     position = Position(**json.loads((checkpoint / "position.json").read_text(encoding="utf-8")))
     state = load_file(checkpoint / "objective.safetensors") if isinstance(objective, Stateful) else {}
     if weights.keys() != _trained(model).keys():
         raise KeyError("the checkpoint has other weights than the model")
-    model.load_state_dict(weights, strict=False)
     for name, parameter in model.named_parameters():
         if name not in weights:
             continue
+        with torch.no_grad():
+            parameter.copy_(placed_like(weights[name], parameter))
         prefix = f"{name}:"
         optimizer.state[parameter] = {
-            key.removeprefix(prefix): tensor for key, tensor in moments.items() if key.startswith(prefix)
+            key.removeprefix(prefix): placed_like(tensor, parameter)
+            for key, tensor in moments.items()
+            if key.startswith(prefix)
         }
-    torch.set_rng_state(random)
+    torch.set_rng_state(random["torch"])
+    if "cuda" in random and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random["cuda"])
     if isinstance(objective, Stateful):
         objective.restore(state)
     return position
+
+
+def _random_states() -> dict[str, Tensor]:
+    """Torch's generators: that of the processor, and that of this process's GPU if it uses one."""
+    states = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _entries(tensors: Mapping[str, Tensor]) -> dict[str, TensorEntry]:
+    return {name: TensorEntry(tuple(each.shape), each.dtype, "") for name, each in tensors.items()}
+
+
+def _whole(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    return gathered(tensors[name]).cpu()
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:

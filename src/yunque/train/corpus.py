@@ -7,7 +7,7 @@ Shapes: B windows, T positions.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +15,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from yunque.data.texts import held_out_texts, training_texts
+from yunque.data.encoded import encoded_texts
 from yunque.errors import UserError
 from yunque.progress import Progress, silent
 from yunque.tokenizer import Tokenizer
 from yunque.workspace import Artifact, Workspace
 
-_ENCODED_AT_ONCE = 256
+Ids = npt.NDArray[np.int32]
+"""The ids of a text."""
 
 RowKey = tuple[str, str]
 """A dataset's ref and a row's id."""
@@ -52,7 +53,12 @@ class Corpus:
     """Tokenized documents; `window(number)` counts windows through all epochs, without end."""
 
     def __init__(
-        self, documents: Sequence[Sequence[int]], keys: Sequence[RowKey], end_id: int, context: int, seed: int
+        self,
+        documents: Sequence[Sequence[int] | Ids],
+        keys: Sequence[RowKey],
+        end_id: int,
+        context: int,
+        seed: int,
     ) -> None:
         self.keys, self.end_id, self.context, self.seed = keys, end_id, context, seed
         lengths = np.array([len(ids) + 1 for ids in documents], dtype=np.int64)
@@ -119,30 +125,6 @@ def pack(inputs_BT: npt.NDArray[np.int32], targets_BT: npt.NDArray[np.int32], en
     )
 
 
-def encode_documents(
-    tokenizer: Tokenizer, rows: Iterable[tuple[RowKey, str]], progress: Progress = silent
-) -> tuple[list[RowKey], list[list[int]]]:
-    """Keys and ids of the rows that have text."""
-    keys: list[RowKey] = []
-    documents: list[list[int]] = []
-    waiting: list[tuple[RowKey, str]] = []
-
-    def encode_waiting() -> None:
-        keys.extend(key for key, _ in waiting)
-        documents.extend(tokenizer.encode_batch([text for _, text in waiting]))
-        waiting.clear()
-
-    with progress("Encoding the data") as task:
-        for key, text in rows:
-            if text:
-                waiting.append((key, text))
-            if len(waiting) == _ENCODED_AT_ONCE:
-                encode_waiting()
-                task.advance(_ENCODED_AT_ONCE, note=f"{len(keys)} rows")
-        encode_waiting()
-    return keys, documents
-
-
 def training_corpus(
     workspace: Workspace,
     datasets: Sequence[Artifact],
@@ -152,11 +134,34 @@ def training_corpus(
     progress: Progress = silent,
 ) -> Corpus:
     """The training rows of datasets, packed for a model with this context."""
-    rows = (
-        ((dataset.ref, id), text) for dataset in datasets for id, text in training_texts(workspace, dataset)
-    )
-    keys, documents = encode_documents(tokenizer, rows, progress)
+    keys, documents = training_documents(workspace, datasets, tokenizer, progress)
     return Corpus(documents, keys, tokenizer.end_id, context, seed)
+
+
+def training_documents(
+    workspace: Workspace, datasets: Sequence[Artifact], tokenizer: Tokenizer, progress: Progress = silent
+) -> tuple[list[RowKey], list[Ids]]:
+    """Keys and ids of the training rows of datasets."""
+    return _documents(workspace, datasets, tokenizer, "train", progress)
+
+
+def held_out_documents(
+    workspace: Workspace, datasets: Sequence[Artifact], tokenizer: Tokenizer
+) -> tuple[list[RowKey], list[Ids]]:
+    """Keys and ids of the rows of the validation splits."""
+    return _documents(workspace, datasets, tokenizer, "validation", silent)
+
+
+def _documents(
+    workspace: Workspace, datasets: Sequence[Artifact], tokenizer: Tokenizer, split: str, progress: Progress
+) -> tuple[list[RowKey], list[Ids]]:
+    keys: list[RowKey] = []
+    documents: list[Ids] = []
+    for dataset in datasets:
+        encoded = encoded_texts(workspace, dataset, tokenizer, split, progress)
+        keys += [(dataset.ref, row_id) for row_id in encoded.row_ids]
+        documents += encoded.documents()
+    return keys, documents
 
 
 def validation_windows(
@@ -168,8 +173,7 @@ def validation_windows(
     seed: int,
 ) -> Windows | None:
     """At most `most` windows of the validation splits, the same on every call; None where there are too few rows."""
-    texts = [(("", ""), text) for dataset in datasets for text in held_out_texts(workspace, dataset)]
-    keys, documents = encode_documents(tokenizer, texts)
+    keys, documents = held_out_documents(workspace, datasets, tokenizer)
     if sum(len(ids) + 1 for ids in documents) <= context:
         return None
     corpus = Corpus(documents, keys, tokenizer.end_id, context, seed)

@@ -1,43 +1,48 @@
-"""The curves of a run: loss.jsonl read back, and drawn."""
+"""The curves of a run, drawn from its log."""
 
 import io
-import json
-from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from yunque.train.log import read_log as read_log
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a loss.jsonl, one for each step."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+_DOTS = 40
+"""Fewer steps than this are drawn as dots on a line: one step alone is no line at all."""
 
 
 def draw_curves(log: list[dict[str, Any]], title: str) -> bytes:
-    """A PNG of training and validation loss over the tokens read."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(
-        [line["tokens"] for line in log],
-        [line["loss"] for line in log],
-        color="tab:blue",
-        linewidth=0.8,
-        alpha=0.7,
-        label="training",
-    )
-    measured = [line for line in log if "validation_loss" in line]
-    if measured:
-        axes.plot(
-            [line["tokens"] for line in measured],
-            [line["validation_loss"] for line in measured],
-            color="tab:orange",
-            marker="o",
-            label="validation",
-        )
-    axes.set(title=title, xlabel="tokens read", ylabel="loss (nats a token)")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    """A PNG of training and validation loss over the tokens read, with learning rate and gradient norm below."""
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    loss, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    _line(loss, log, "loss", color="tab:blue", alpha=0.7, linewidth=0.8, label="training")
+    if any("validation_loss" in line for line in log):
+        _line(loss, log, "validation_loss", color="tab:orange", marker="o", label="validation")
+    # A title is the user's: a dollar sign in it begins no formula.
+    loss.set_title(title, parse_math=False, wrap=True)
+    loss.set_ylabel("loss (nats a token)")
+    loss.legend()
+    _line(below, log, "learning_rate", color="tab:green", linewidth=1.2)
+    below.set_ylabel("learning rate", color="tab:green")
+    below.set_ylim(bottom=0)
+    norms = below.twinx()
+    _line(norms, log, "gradient_norm", color="tab:purple", alpha=0.6, linewidth=0.7)
+    norms.set_ylabel("gradient norm", color="tab:purple")
+    if all(line.get("gradient_norm", 0) > 0 for line in log):
+        norms.set_yscale("log")
+    below.set_xlabel("tokens read")
+    below.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    for axes in (loss, below):
+        axes.grid(alpha=0.3)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=120)
     return drawn.getvalue()
+
+
+def _line(axes: Axes, log: list[dict[str, Any]], name: str, **style: Any) -> None:
+    """One figure of the log over the tokens, where lines have it."""
+    points = [(line["tokens"], line[name]) for line in log if name in line]
+    if len(points) < _DOTS:
+        style.setdefault("marker", ".")
+    axes.plot([tokens for tokens, _ in points], [value for _, value in points], **style)

@@ -4,22 +4,29 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from yunque.model import CausalModel, save_model
+from yunque.model import LanguageModel, save_model
 from yunque.train.corpus import RowKey
+from yunque.train.cost import cost_of
 from yunque.train.curves import draw_curves, read_log
+from yunque.train.distributed import added_up, first_makes
 from yunque.train.loop import Tell
 from yunque.train.run import Run
 from yunque.train.schedule import TrainingPlan
 from yunque.workspace import Artifact, Workspace, atomic_write
+from yunque.workspace.artifact import Kind
 
 
 def settled_plan(run: Run, make: Callable[[], TrainingPlan], tell: Tell) -> TrainingPlan:
     """The plan in run.json, or a new one, which is kept there and told."""
     if "plan" in run.record:
         return TrainingPlan(**run.record["plan"])
-    plan = make()
+    own = make()
+    # All processes measure at once, as they will work at once: the first one's plan counts, with the speed of all.
+    speed = sum(added_up([own.matmul_gflops]))
+    plan = first_makes(lambda: replace(own, matmul_gflops=round(speed, 1)))
     run.keep(plan=plan.as_dict())
     for sentence in plan.sentences():
         tell(sentence)
@@ -38,13 +45,18 @@ def keep_model(
     workspace: Workspace,
     run: Run,
     name: str,
-    model: CausalModel,
+    model: LanguageModel,
     tokenizer_files: Mapping[str, bytes],
     parents: Sequence[Artifact],
     seen: Counter[RowKey],
 ) -> Artifact:
-    """Make the model artifact of a run that is over, note it in run.json, and drop the checkpoints."""
-    return keep_files(workspace, run, name, {**save_model(model), **tokenizer_files}, parents, seen)
+    """Make the model artifact of a run that is over, note it in run.json, and drop the checkpoints.
+
+    Of several processes the first one does, and all get the artifact.
+    """
+    return first_makes(
+        lambda: _kept(workspace, run, name, {**save_model(model), **tokenizer_files}, parents, seen)
+    )
 
 
 def keep_files(
@@ -55,8 +67,22 @@ def keep_files(
     parents: Sequence[Artifact],
     seen: Counter[RowKey],
     measured: Mapping[str, Any] | None = None,
+    kind: Kind = "model",
 ) -> Artifact:
-    """`keep_model` for a model that is files already, with its tokenizer; `measured` goes among its figures."""
+    """`keep_model` for a model (or an adapter) that is files already; `measured` goes among its figures."""
+    return first_makes(lambda: _kept(workspace, run, name, model_files, parents, seen, measured, kind))
+
+
+def _kept(
+    workspace: Workspace,
+    run: Run,
+    name: str,
+    model_files: Mapping[str, bytes],
+    parents: Sequence[Artifact],
+    seen: Counter[RowKey],
+    measured: Mapping[str, Any] | None = None,
+    kind: Kind = "model",
+) -> Artifact:
     log = read_log(run.folder / "loss.jsonl")
     files: Mapping[str, bytes] = {
         **model_files,
@@ -70,8 +96,7 @@ def keep_files(
     figures: dict[str, Any] = {
         "parameters": run.record["plan"]["parameters"],
         "steps": last["step"],
-        "tokens": last["tokens"],
-        "seconds": last["seconds"],
+        **cost_of(last, run.record["plan"]).as_dict(),
         "loss": last["loss"],
         "rows_seen": len(seen),
     }
@@ -79,7 +104,7 @@ def keep_files(
         figures["validation_loss"] = last["validation_loss"]
     figures |= measured or {}
     artifact = workspace.put(
-        "model",
+        kind,
         name,
         files,
         parents,

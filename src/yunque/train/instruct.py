@@ -1,164 +1,326 @@
-"""Instruction tuning: the loss of the answer alone, in the chat format that serving uses."""
+"""Instruction tuning: the loss of the answer alone, as the model is asked and answers when it serves."""
 
-import copy
 import hashlib
 import json
-import math
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from pydantic import Field
 
-from yunque.data.instructions import InstructionRow
 from yunque.errors import UserError
-from yunque.model import CausalModel, load_model
-from yunque.model.lora import LoraSettings
+from yunque.generate.conversation import encode_prompt
+from yunque.model import EncoderDecoder, save_model
+from yunque.model.adapter_files import save_adapter
 from yunque.progress import Progress, silent
 from yunque.tokenizer import Tokenizer, tokenizer_of
-from yunque.train.adapter import keep_adapter, make_trainable
-from yunque.train.corpus import Corpus, training_corpus
-from yunque.train.finish import keep_model, settled_plan
+from yunque.train.adapter import keep_adapter, make_trainable, open_writer, prompted
+from yunque.train.alignment import parted
+from yunque.train.corpus import Corpus, training_corpus, training_documents
+from yunque.train.corruption import CorruptionSettings
+from yunque.train.early_stopping import EarlyStopping
+from yunque.train.finish import keep_files, settled_plan
 from yunque.train.loop import Tell, run_loop
 from yunque.train.loss import context_of
-from yunque.train.objectives.answers import Answers, Example, encode_example
-from yunque.train.run import open_run
+from yunque.train.mixture import Batches
+from yunque.train.objectives.answers import Answers, Example, PromptDivergence
+from yunque.train.objectives.next_token import NextToken
+from yunque.train.objectives.replay import Replay
+from yunque.train.objectives.span_corruption import Corruption, Pieces, SpanCorruption
+from yunque.train.objectives.written import Writer
+from yunque.train.own_text import OWN, own_documents
+from yunque.train.parallel import training_device
+from yunque.train.run import Run, open_run
 from yunque.train.schedule import TrainingPlan, Workload, plan_run
-from yunque.train.settings import LoopSettings, OptimizerSettings
+from yunque.train.tune_settings import TuneSettings
+from yunque.train.tuning_rows import OnBad, TuningRows, encode_rows
 from yunque.workspace import Artifact, Workspace
 
-
-class TuneSettings(LoopSettings):
-    """Settings of `yunque tune`.
-
-    With `seconds` the run has at most as many steps as fit. `replay` windows of what the base model was trained on
-    are read in each step as well, so that less of it is forgotten. With `lora` an adapter is trained and the base is
-    not; it is kept, and merged into the tuned model.
-    """
-
-    name: str | None = None
-    optimizer: OptimizerSettings = OptimizerSettings(learning_rate=3e-3)
-    epochs: float = Field(default=10.0, gt=0)
-    seconds: float | None = Field(default=None, gt=0)
-    batch_size: int = Field(default=32, ge=1)
-    replay: int = Field(default=1, ge=0)
-    lora: LoraSettings | None = None
+_TASKS_TOLD = 12
 
 
-def _encode_rows(
-    tokenizer: Tokenizer, rows: Sequence[InstructionRow], context: int, tell: Tell
-) -> list[Example]:
-    examples, too_long = [], []
-    for row in rows:
-        input_ids, targets = encode_example(tokenizer, row)
-        if len(input_ids) <= context:
-            examples.append(Example(row.id, input_ids, targets))
-        else:
-            too_long.append(row.id)
-    if too_long:
-        shown = ", ".join(too_long[:10]) + (f" and {len(too_long) - 10} more" if len(too_long) > 10 else "")
-        tell(
-            f"{len(too_long)} rows are longer than the model's context of {context} tokens, left out: {shown}"
-        )
-    if not examples:
+@dataclass(frozen=True)
+class _Tuning:
+    """A run made ready: what learns, what it learns from, and how many rows were left out."""
+
+    base: Artifact
+    tokenizer: Tokenizer
+    model: Writer
+    objective: Answers
+    frozen: Writer | None
+    left_out: int
+
+
+def _examples(
+    data: Sequence[TuningRows],
+    settings: TuneSettings,
+    tokenizer: Tokenizer,
+    model: Writer,
+    on_bad: OnBad | None,
+) -> tuple[list[Example], list[Example], int]:
+    """Examples to learn from, those held out to measure how far learning is, and how many rows were left out."""
+    # A tokenizer that cannot write a conversation is no fault of the rows.
+    encode_prompt(tokenizer, model, [("user", "?")])
+    context, given = context_of(model), 0
+    learn, held_out = list[Example](), list[Example]()
+    for each in data:
+        share = settings.early_stopping.share if settings.early_stopping else 0.0
+        given += len(each.rows) + len(each.validation)
+        for rows, examples in zip(parted(each.rows, each.validation, share), (learn, held_out), strict=True):
+            examples += encode_rows(tokenizer, model, rows, each.dataset, context, on_bad)
+    if not learn:
         raise UserError(f"there is no row to tune on that fits in the model's context of {context} tokens")
-    return examples
+    if settings.early_stopping and not held_out:
+        raise UserError(
+            "early_stopping: no row is left to hold out: give more rows, or a split called validation"
+        )
+    return learn, held_out, given - len(learn) - len(held_out)
 
 
-def _replayed(
-    workspace: Workspace, base: Artifact, tokenizer: Tokenizer, context: int, settings: TuneSettings
-) -> Corpus | None:
-    """The data that the base model was trained on, as windows."""
-    if not settings.replay:
+def _replay(
+    workspace: Workspace,
+    base: Artifact,
+    settings: TuneSettings,
+    tokenizer: Tokenizer,
+    model: Writer,
+    frozen: Writer | None,
+    folder: Path | None,
+    progress: Progress,
+    tell: Tell,
+) -> Replay | None:
+    """General text to read again; none where the base is not known to have learned from any, or cannot change."""
+    if not settings.replay or settings.prompt is not None:
         return None
-    datasets = [workspace.get(ref) for ref in base.parents if ref.startswith("dataset/")]
-    if not datasets:
+    datasets = _replayed(workspace, base, settings)
+    own = not datasets and settings.own_text > 0
+    if not datasets and not own:
+        if settings.kl.replayed:
+            raise UserError(
+                f"kl.replayed: what {base.ref} was trained on is not known here: name a dataset with replay_data"
+            )
         return None
-    return training_corpus(workspace, datasets, tokenizer, context, settings.seed)
+    context, count = context_of(model), settings.replay
+    together = min(settings.together, count)
+    text: NextToken | SpanCorruption
+    if own:
+        with nullcontext(folder) if folder else TemporaryDirectory() as place:
+            # A plan, which has no folder, needs to know no more than how much a step reads.
+            tokens = max(settings.own_text if folder else 0, 2 * context)
+            keys, documents = own_documents(Path(place), model, tokenizer, tokens, settings.seed, progress)
+        text = NextToken(
+            Corpus(documents, keys, tokenizer.end_id, context, settings.seed), None, count, together
+        )
+    elif isinstance(model, EncoderDecoder):
+        spans = CorruptionSettings.model_validate(base.config.get("corruption") or {})
+        corruption = Corruption(tokenizer, context, spans)
+        if corruption.tokenizer.vocab_size > model.config.vocab_size:
+            tell(f"Nothing is replayed: {base.ref} has no sentinels, so it did not learn from spans.")
+            return None
+        keys, whole = training_documents(workspace, datasets, tokenizer)
+        corruption.check(keys, whole)
+        pieces = Pieces(whole, keys, corruption.longest, count, settings.seed)
+        text = SpanCorruption(corruption, pieces, pieces, 0, together)
+    else:
+        corpus = training_corpus(workspace, datasets, tokenizer, context, settings.seed)
+        text = NextToken(corpus, None, count, together)
+    return Replay(text, settings.replay_weight, settings.kl.replayed, frozen)
+
+
+def _replayed(workspace: Workspace, base: Artifact, settings: TuneSettings) -> list[Artifact]:
+    refs = settings.replay_data or [ref for ref in base.parents if ref.startswith("dataset/")]
+    return [workspace.get(ref, "dataset") for ref in refs]
+
+
+def _prepare(
+    workspace: Workspace,
+    base: Artifact,
+    data: Sequence[TuningRows],
+    settings: TuneSettings,
+    tell: Tell,
+    on_bad: OnBad | None,
+    folder: Path | None = None,
+    progress: Progress = silent,
+) -> _Tuning:
+    adapted = settings.lora is not None or settings.prompt is not None
+    model = open_writer(workspace, base, adapted)
+    tokenizer = tokenizer_of(workspace, base)
+    if settings.kl.prompts and isinstance(model, EncoderDecoder):
+        raise UserError(f"kl.prompts: {base.ref} is an encoder-decoder, which does not write its prompts")
+    frozen = None
+    if not adapted and (settings.kl.replayed or settings.kl.prompts):
+        frozen = open_writer(workspace, base, adapted).to(training_device(settings))
+    if settings.prompt is None:
+        make_trainable(model, settings.lora, settings.seed)
+    else:
+        model = prompted(model, settings.prompt, tokenizer, settings.seed)
+    learn, held_out, left_out = _examples(data, settings, tokenizer, model, on_bad)
+    batches = Batches(
+        [example.task for example in learn],
+        [example.written.length for example in learn],
+        settings.batch_size,
+        settings.seed,
+        settings.mixture,
+    )
+    near = PromptDivergence(settings.kl.prompts, frozen) if settings.kl.prompts else None
+    replay = _replay(workspace, base, settings, tokenizer, model, frozen, folder, progress, tell)
+    objective = Answers(learn, held_out, batches, settings.together, replay, near)
+    return _Tuning(base, tokenizer, model, objective, frozen, left_out)
 
 
 def _identity(
-    base: Artifact, dataset: Artifact | None, rows: Sequence[InstructionRow], settings: TuneSettings
+    workspace: Workspace, base: Artifact, data: Sequence[TuningRows], settings: TuneSettings
 ) -> dict[str, Any]:
-    texts = json.dumps([row.as_dict() for row in rows], ensure_ascii=False, sort_keys=True)
+    """All that shapes the result; rows are part of it as they are, whatever dataset they are from."""
+    texts = json.dumps(
+        [[row.as_dict() for row in (*each.rows, *each.validation)] for each in data],
+        ensure_ascii=False,
+        sort_keys=True,
+    )
+    hashes = {base.ref: base.hash, "rows": hashlib.sha256(texts.encode()).hexdigest()}
+    hashes |= {each.ref: each.hash for each in _replayed(workspace, base, settings) if settings.replay_data}
     return {
         "objective": "instruct",
         **settings.model_dump(mode="json"),
         "base": base.ref,
-        "data": dataset.ref if dataset else None,
-        "hashes": {base.ref: base.hash, "rows": hashlib.sha256(texts.encode()).hexdigest()},
+        "data": [each.ref for each in data if each.dataset],
+        "hashes": hashes,
     }
 
 
-def _plan(settings: TuneSettings, model: CausalModel, objective: Answers) -> TrainingPlan:
-    lengths = [len(example.input_ids) for example in objective.examples]
-    replayed = settings.replay * context_of(model) if objective.replayed else 0
-    step_tokens = sum(lengths) / objective.batches_per_epoch + replayed
-    # Replayed windows count as so many rows more.
-    rows = min(settings.batch_size, len(lengths)) + math.ceil(replayed / max(lengths))
+def _plan(tuning: _Tuning, settings: TuneSettings) -> TrainingPlan:
+    objective, batches = tuning.objective, tuning.objective.batches
+    rows = [example.written for example in objective.examples]
+    reads_a_source = isinstance(tuning.model, EncoderDecoder)
+    sources = [len(row.prompt) if reads_a_source else row.length for row in rows]
+    targets = [len(row.answer) if reads_a_source else 0 for row in rows]
+    step_tokens = batches.rows_per_step * batches.mean([a + b for a, b in zip(sources, targets, strict=True)])
+    together, longest = min(settings.together, len(rows)), max(sources)
+    if objective.replay is not None:
+        step_tokens += sum(part.tokens for part in objective.replay.parts(tuning.model, 0))
+        # A part of replayed text is read alone: so many rows as long as the longest.
+        windows = min(settings.replay, settings.together) * context_of(tuning.model)
+        together = max(together, -(-windows // longest))
     workload = Workload(
         step_tokens,
-        step_tokens * objective.batches_per_epoch,
-        rows=rows,
-        length=max(lengths),
-        packed=bool(replayed),
+        step_tokens * batches.batches_per_epoch,
+        rows=together,
+        length=longest,
+        packed=objective.replay is not None and not reads_a_source,
+        target_length=max(targets) or None,
+        mean_length=batches.mean(sources),
+        scored=1.0
+        if reads_a_source
+        else batches.mean([len(row.answer) for row in rows]) / batches.mean(sources),
+        accumulated=settings.together < settings.batch_size or objective.replay is not None,
+        held_bytes=_bytes_of(tuning.frozen),
     )
-    steps = max(1, round(settings.epochs * objective.batches_per_epoch))
-    # Measured on a copy: what is trained, and in which numbers, does not follow from the shape alone.
-    trial = copy.deepcopy(model)
-    return plan_run(model.config, objective, settings, workload, steps, settings.seconds, lambda: trial)
+    steps = max(1, round(settings.epochs * batches.batches_per_epoch))
+    return plan_run(
+        tuning.model.config, objective, settings, workload, steps, settings.seconds, lambda: tuning.model
+    )
+
+
+def _bytes_of(model: Writer | None) -> int:
+    return sum(weight.nbytes for weight in model.parameters()) if model is not None else 0
+
+
+def _told_mixture(batches: Batches) -> str:
+    """How many rows of each task a step reads on average."""
+    rates = sorted(batches.rates.items(), key=lambda pair: (-pair[1], str(pair[0])))
+    shown = ", ".join(f"{task} {rate * batches.rows_per_step:.1f}" for task, rate in rates[:_TASKS_TOLD])
+    if rest := rates[_TASKS_TOLD:]:
+        shown += f", and {len(rest)} more with {sum(r for _, r in rest) * batches.rows_per_step:.1f} together"
+    return f"Rows of each task in a step, on average: {shown}."
+
+
+def plan_tuning(
+    workspace: Workspace,
+    base_ref: str,
+    data: Sequence[TuningRows],
+    settings: TuneSettings,
+    tell: Tell = lambda _: None,
+    on_bad: OnBad | None = None,
+) -> TrainingPlan:
+    """What `tune` would do and cost; measures this machine for a few seconds and keeps nothing."""
+    tuning = _prepare(workspace, workspace.get(base_ref, "model"), data, settings, tell, on_bad)
+    return _plan(tuning, _evenly(settings, tuning.objective.batches))
+
+
+def _evenly(settings: TuneSettings, batches: Batches) -> TuneSettings:
+    """With early stopping the held-out rows are measured once an epoch or more often."""
+    if settings.early_stopping is None:
+        return settings
+    return settings.model_copy(
+        update={"validate_every": min(settings.validate_every, batches.batches_per_epoch)}
+    )
 
 
 def tune(
     workspace: Workspace,
     base_ref: str,
-    rows: Sequence[InstructionRow],
+    data: Sequence[TuningRows],
     settings: TuneSettings,
     progress: Progress = silent,
     tell: Tell = lambda _: None,
-    dataset: Artifact | None = None,
+    on_bad: OnBad | None = None,
 ) -> Artifact:
     """Tune a model on instruction rows, or go on with the run of the same configuration.
 
-    `dataset` is the artifact that the rows are from: it becomes a parent of the tuned model. Rows that do not fit
-    in the model's context are told by their ids. Raises UserError when no row fits, and for a quantized base that no
-    adapter is trained on.
+    Gives the tuned model, or with `prompt` the adapter. The datasets of `data` become its parents. Raises UserError
+    for a row that does not fit in the model's context, unless `on_bad` is there to be told of it; when no row fits;
+    and for a quantized base that no adapter is trained on.
     """
     base = workspace.get(base_ref, "model")
     name = settings.name or f"{base.name}-tuned"
-    with open_run(workspace, name, _identity(base, dataset, rows, settings)) as run:
+    with open_run(workspace, name, _identity(workspace, base, data, settings)) as run:
         if "artifact" in run.record:
-            tell(f"The run {run.name} is finished: this is its model.")
+            tell(f"The run {run.name} is finished: this is what it made.")
             return workspace.get(run.record["artifact"])
-        tokenizer = tokenizer_of(workspace, base)
-        model = load_model(workspace.files(base), torch.float32, CausalModel)
-        if model.config.quantization_config and settings.lora is None:
-            raise UserError(
-                f"{base.ref} is quantized: train an adapter on it (--lora), or tune the model that it was made of"
+        tuning = _prepare(workspace, base, data, settings, tell, on_bad, run.folder, progress)
+        objective = tuning.objective
+        if len(objective.batches.rates) > 1:
+            tell(_told_mixture(objective.batches))
+        settings = _evenly(settings, objective.batches)
+        plan = settled_plan(run, lambda: _plan(tuning, settings), tell)
+        stopping = EarlyStopping(objective, settings.early_stopping) if settings.early_stopping else None
+        # Dropout draws from torch's own generator, which the measurements of the plan have used.
+        torch.manual_seed(settings.seed)
+        done = run_loop(run.folder, tuning.model, stopping or objective, settings, plan, progress, tell)
+        measured: dict[str, Any] = {"left_out": tuning.left_out} if tuning.left_out else {}
+        if stopping:
+            stopping.put_best(tuning.model)
+            measured |= {"best_step": stopping.best_step, "validation_loss": stopping.best_loss}
+            tell(
+                f"The weights of step {stopping.best_step} of {done.step} are kept: "
+                f"loss {stopping.best_loss:.3f} on {len(objective.held_out)} held-out rows."
             )
-        make_trainable(model, settings.lora, settings.seed)
-        context = context_of(model)
-        objective = Answers(
-            _encode_rows(tokenizer, rows, context, tell),
-            tokenizer.pad_id,
-            settings.batch_size,
-            settings.seed,
-            _replayed(workspace, base, tokenizer, context, settings),
-            settings.replay,
-            settings.micro_batch_size or settings.batch_size,
-        )
-        plan = settled_plan(run, lambda: _plan(settings, model, objective), tell)
-        run_loop(run.folder, model, objective, settings, plan, progress, tell)
-        origin = [base, *([dataset] if dataset else [])]
-        if settings.lora is not None:
-            config = {**run.record["configuration"], "run": run.name}
-            origin.append(keep_adapter(workspace, name, model, origin, config))
-        return keep_model(
-            workspace,
-            run,
-            name,
-            model,
-            tokenizer.to_files(),
-            origin,
-            objective.rows_seen(dataset.ref if dataset else "rows", plan.steps),
-        )
+        parents = [base, *(each.dataset for each in data if each.dataset)]
+        return _keep(workspace, run, name, tuning, settings, parents, done.step, measured)
+
+
+def _keep(
+    workspace: Workspace,
+    run: Run,
+    name: str,
+    tuning: _Tuning,
+    settings: TuneSettings,
+    parents: list[Artifact],
+    steps: int,
+    measured: dict[str, Any],
+) -> Artifact:
+    """The artifact of a run that is over: a model, or a prompt, which cannot be merged into one."""
+    found = tuning.objective.rows_seen(steps)
+    # What the model wrote itself is in no dataset.
+    seen = Counter({key: count for key, count in found.items() if key[0] != OWN})
+    if settings.prompt is not None:
+        files = save_adapter(tuning.model)
+        return keep_files(workspace, run, name, files, parents, seen, measured, "adapter")
+    if settings.lora is not None:
+        config = {**run.record["configuration"], "run": run.name}
+        parents.append(keep_adapter(workspace, name, tuning.model, parents, config))
+    files = {**save_model(tuning.model), **tuning.tokenizer.to_files()}
+    return keep_files(workspace, run, name, files, parents, seen, measured)

@@ -5,12 +5,9 @@ the optimizer's moments, torch's generator, the step's number and the objective'
 checkpoint holds all of them.
 """
 
-import json
-import os
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,14 +17,25 @@ import torch
 
 from yunque.errors import UserError
 from yunque.model import LanguageModel
+from yunque.processes import rank
 from yunque.progress import Progress
 from yunque.train.checkpoint import Position, load_checkpoint, save_checkpoint
-from yunque.train.objective import Objective
+from yunque.train.cost import Meter, spent
+from yunque.train.distributed import added_up, anywhere, gathered, own_folder, peers
+from yunque.train.log import Cost, Log, Speed, shown
+from yunque.train.objective import Objective, Part, PartLoss, Stopping, group_weights
 from yunque.train.optimizer import make_optimizer
+from yunque.train.out_of_memory import told_when_out_of_memory
+from yunque.train.parallel import Team, form_team
 from yunque.train.settings import LoopSettings, OptimizerSettings, Precision
 
 Tell = Callable[[str], None]
 """Takes a sentence for whoever watches."""
+
+_KEPT = (
+    ". Checkpoints are as they were: the same command goes on from the newest one, and with other settings "
+    "training starts anew"
+)
 
 
 class Schedule(Protocol):
@@ -41,6 +49,12 @@ class Schedule(Protocol):
     def threads(self) -> int: ...
 
 
+class Plan(Schedule, Cost, Protocol):
+    """A schedule, and what is known of its cost."""
+
+    def as_dict(self) -> dict[str, Any]: ...
+
+
 def train_step(
     model: LanguageModel,
     optimizer: torch.optim.Optimizer,
@@ -48,14 +62,17 @@ def train_step(
     settings: OptimizerSettings,
     schedule: Schedule,
     step: int,
+    team: Team | None = None,
 ) -> dict[str, float]:
     """Do step `step` (from 0): loss before it, tokens read, learning rate, gradient norm before clipping, and the
-    objective's own figures."""
+    objective's own figures. With a `team` each process reads its share, and `model` is the team's."""
     rate = settings.learning_rate_at(step, schedule.steps)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    done = _accumulate(model, objective, schedule, step)
+    done = _accumulate(model, objective, schedule, step, team)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+    if team is not None:
+        norm = gathered(norm)
     if not bool(torch.isfinite(norm)):
         raise UserError(
             f"step {step + 1}: the gradient is not a number; start again with a smaller optimizer.learning_rate "
@@ -67,18 +84,22 @@ def train_step(
 
 
 def _accumulate(
-    model: LanguageModel, objective: Objective, schedule: Schedule, step: int
+    model: LanguageModel, objective: Objective, schedule: Schedule, step: int, team: Team | None
 ) -> dict[str, float]:
     """Add up the gradients of a step's parts; the loss, the tokens read and the figures of them all."""
+
+    def compute(part: Part) -> PartLoss:
+        with autocast(model, schedule.precision):
+            return objective.loss(model, part)
+
     parts = objective.parts(model, step)
-    weights: Counter[str] = Counter()
-    for part in parts:
-        weights[part.group] += part.weight  # type: ignore[assignment]
+    weights = group_weights(parts)
     sums: dict[str, float] = {"loss": 0.0, "tokens": sum(part.tokens for part in parts)}
+    if team is not None:
+        return sums | team.accumulate(parts, compute, step)
     for part in parts:
         share = part.weight / weights[part.group]
-        with autocast(model, schedule.precision):
-            loss = objective.loss(model, part)
+        loss = compute(part)
         (loss.mean * share).backward()  # type: ignore[no-untyped-call]
         for name, value in {"loss": loss.mean, **loss.figures}.items():
             sums[name] = sums.get(name, 0.0) + value.item() * share
@@ -96,53 +117,81 @@ def run_loop(
     model: LanguageModel,
     objective: Objective,
     settings: LoopSettings,
-    schedule: Schedule,
+    schedule: Plan,
     progress: Progress,
     tell: Tell,
 ) -> Position:
     """Train `model` to the schedule's last step, from the newest checkpoint in `folder` if there is one.
 
-    Writes a line a step to `loss.jsonl`. Ctrl-C ends the step under way, writes a checkpoint, says how to go on
-    and raises KeyboardInterrupt.
+    Writes a line a step to `loss.jsonl`. Ctrl-C (or SIGTERM) ends the step under way, writes a checkpoint, says how
+    to go on and raises KeyboardInterrupt. Several processes come here together, and share every step.
     """
+    with peers(), own_folder(folder) as own:
+        team = form_team(model, objective, settings)
+        trained = team.model if team else model
+        position = _run_steps(
+            (folder / "checkpoints", own), trained, team, objective, settings, schedule, progress, tell
+        )
+        if team is not None:
+            team.finish()
+    return position
+
+
+def _run_steps(
+    folders: tuple[Path, Path],
+    model: LanguageModel,
+    team: Team | None,
+    objective: Objective,
+    settings: LoopSettings,
+    schedule: Plan,
+    progress: Progress,
+    tell: Tell,
+) -> Position:
+    """`run_loop` for a model in its place; `folders` are those of checkpoints and of all else this process writes."""
     optimizer = make_optimizer(model, settings.optimizer)
-    checkpoints = folder / "checkpoints"
+    checkpoints, folder = folders
     position = load_checkpoint(checkpoints, model, optimizer, objective)
     if position.step:
         tell(f"Going on from step {position.step} of {schedule.steps}.")
-    saved, saved_at = position.step, time.monotonic()
+    saved, saved_at, stop = position.step, time.monotonic(), False
     model.train()
     with (
+        told_when_out_of_memory(settings, schedule.as_dict(), _KEPT),
         _threads(schedule.threads),
         _interrupts() as interrupted,
-        _Log(folder / "loss.jsonl", position.log_bytes) as log,
+        Log(folder, position.log_bytes, settings.tensorboard) as log,
         progress("Training", total=schedule.steps) as task,
     ):
         task.advance(position.step)
         begin = time.monotonic() - position.seconds
-        recent = _Speed(position)
-        while position.step < schedule.steps and not interrupted():
-            done = train_step(model, optimizer, objective, settings.optimizer, schedule, position.step)
+        # What the run spent before counts once, in the first process.
+        meter = Meter(0.0 if rank() else position.cpu_seconds, position.joules)
+        recent = Speed(position)
+        while not _over(position, objective, schedule) and not stop:
+            done = train_step(model, optimizer, objective, settings.optimizer, schedule, position.step, team)
             position.step += 1
             position.tokens += int(done["tokens"])
             position.seconds = time.monotonic() - begin
+            position.cpu_seconds, position.joules = added_up([meter.cpu_seconds])[0], meter.joules
             line = {"step": position.step, **done, "tokens": position.tokens}
-            line |= {"tokens_per_second": recent.measure(position), "seconds": round(position.seconds, 3)}
+            line |= {**recent.measure(position, schedule), "seconds": round(position.seconds, 3)}
+            line |= spent(position.cpu_seconds, position.joules)
             last = position.step == schedule.steps
             if last or position.step % settings.validate_every == 0:
-                line |= _validated(model, objective, schedule)
+                line |= _validated(model, objective, schedule, position.step, team)
             position.log_bytes = log.write(line)
-            task.advance(1, note=f"loss {done['loss']:.3f} · {line['tokens_per_second']:,.0f} tokens/s")
-            due = time.monotonic() - saved_at >= settings.checkpoint_seconds
-            if last or due or position.step % settings.checkpoint_every == 0:
+            task.advance(1, note=shown(line))
+            # Every process has its own clock and its own Ctrl-C; what follows they do together.
+            stop, due = anywhere(interrupted(), time.monotonic() - saved_at >= settings.checkpoint_seconds)
+            if due or _over(position, objective, schedule) or position.step % settings.checkpoint_every == 0:
                 log.sync()
                 save_checkpoint(checkpoints, model, optimizer, position, objective)
                 saved, saved_at = position.step, time.monotonic()
-        if position.step < schedule.steps:
+        if not _over(position, objective, schedule):
             log.sync()
             if saved < position.step:
                 save_checkpoint(checkpoints, model, optimizer, position, objective)
-    if position.step < schedule.steps:
+    if not _over(position, objective, schedule):
         tell(
             f"Stopped after step {position.step} of {schedule.steps}, with a checkpoint: "
             "the same command again goes on from there."
@@ -151,52 +200,30 @@ def run_loop(
     return position
 
 
-def _validated(model: LanguageModel, objective: Objective, schedule: Schedule) -> dict[str, float]:
+def _over(position: Position, objective: Objective, schedule: Schedule) -> bool:
+    """Whether the last step is done: that of the schedule, or the one at which the objective ended the run."""
+    return position.step >= schedule.steps or (isinstance(objective, Stopping) and objective.finished)
+
+
+def _validated(
+    model: LanguageModel, objective: Objective, schedule: Schedule, step: int, team: Team | None
+) -> dict[str, float]:
+    def measure() -> float | None:
+        with autocast(model, schedule.precision):
+            return objective.validation_loss(model)
+
     model.eval()
-    with torch.inference_mode(), autocast(model, schedule.precision):
-        loss = objective.validation_loss(model)
+    if team is None:
+        with torch.inference_mode():
+            loss = measure()
+    else:
+        loss = team.measured(measure)
     model.train()
-    return {} if loss is None else {"validation_loss": loss}
-
-
-class _Log:
-    """loss.jsonl, cut back to what the checkpoint knows of, so that no step stands in it twice."""
-
-    def __init__(self, path: Path, length: int) -> None:
-        self._path, self._length = path, length
-
-    def __enter__(self) -> "_Log":
-        self._file = self._path.open("ab")
-        self._file.truncate(self._length)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def write(self, line: dict[str, Any]) -> int:
-        """Append a line; returns the file's length."""
-        self._file.write(json.dumps(line).encode() + b"\n")
-        self._file.flush()
-        return self._file.seek(0, 2)
-
-    def sync(self) -> None:
-        """Put what was written on disk, before a checkpoint counts on it."""
-        os.fsync(self._file.fileno())
-
-
-class _Speed:
-    """Tokens a second over the last steps of this process."""
-
-    _STEPS = 20
-
-    def __init__(self, position: Position) -> None:
-        self._marks = [(position.seconds, position.tokens)]
-
-    def measure(self, position: Position) -> float:
-        """The speed up to `position`."""
-        self._marks = [*self._marks[-self._STEPS :], (position.seconds, position.tokens)]
-        (begin, before), (end, after) = self._marks[0], self._marks[-1]
-        return round((after - before) / max(end - begin, 1e-9), 1)
+    if loss is None:
+        return {}
+    if isinstance(objective, Stopping):
+        objective.validated(model, step, loss)
+    return {"validation_loss": loss}
 
 
 @contextmanager
@@ -212,18 +239,19 @@ def _threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed; a second press ends the process as usual."""
+    """Whether Ctrl-C was pressed or SIGTERM came; a second one ends the process as usual."""
     pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield pressed.is_set  # only the main thread may handle signals
         return
 
-    def press(*_: object) -> None:
+    def press(number: int, _: object) -> None:
         pressed.set()
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before[number])
 
-    before = signal.signal(signal.SIGINT, press)
+    before = {number: signal.signal(number, press) for number in (int(signal.SIGINT), int(signal.SIGTERM))}
     try:
         yield pressed.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

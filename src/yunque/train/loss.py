@@ -34,6 +34,11 @@ def context_of(model: LanguageModel) -> int:
 _SCORES_AT_ONCE = 1 << 26
 
 
+def scores_together(model: CausalModel | EncoderDecoder) -> int:
+    """How many tokens are scored at once."""
+    return max(1, _SCORES_AT_ONCE // model.config.vocab_size)
+
+
 def token_losses(model: CausalModel | EncoderDecoder, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
     """The loss [N] of each target after its final vector; 0 where there is none.
 
@@ -44,7 +49,7 @@ def token_losses(model: CausalModel | EncoderDecoder, hidden_ND: Tensor, targets
     def losses(hidden: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(model.logits(hidden).float(), targets, reduction="none", ignore_index=IGNORED)
 
-    together = max(1, _SCORES_AT_ONCE // model.config.vocab_size)
+    together = scores_together(model)
     if len(targets_N) <= together:
         return losses(hidden_ND, targets_N)
     pieces = zip(torch.split(hidden_ND, together), torch.split(targets_N, together), strict=True)
@@ -53,9 +58,14 @@ def token_losses(model: CausalModel | EncoderDecoder, hidden_ND: Tensor, targets
 
 def next_token_loss(model: CausalModel, windows: Windows) -> Tensor:
     """Mean loss over every position of packed windows (a scalar, float32)."""
+    return token_losses(model, *window_vectors(model, windows)).mean()
+
+
+def window_vectors(model: CausalModel, windows: Windows) -> tuple[Tensor, Tensor]:
+    """The final vectors [N, D] of every position of packed windows, and the targets [N]."""
     windows = windows.to(next(model.parameters()).device)
     hidden_BTD = model.hidden(windows.input_ids, segment_ids_BT=windows.segment_ids)
-    return token_losses(model, hidden_BTD.flatten(0, 1), windows.targets.flatten()).mean()
+    return hidden_BTD.flatten(0, 1), windows.targets.flatten()
 
 
 def summed_loss(model: CausalModel, input_ids_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """What an objective is: how the data of a step becomes a loss."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -32,6 +33,14 @@ class PartLoss:
     figures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+def group_weights(parts: Sequence[Part]) -> Counter[str]:
+    """What the parts of each group weigh together."""
+    weights: Counter[str] = Counter()
+    for part in parts:
+        weights[part.group] += part.weight  # type: ignore[assignment]
+    return weights
+
+
 class Objective(Protocol):
     """How a step's data becomes a loss. What a step reads is a function of its number and the seed."""
 
@@ -45,6 +54,20 @@ class Objective(Protocol):
 
     def validation_loss(self, model: LanguageModel) -> float | None:
         """Mean loss on rows that no step sees; None where there are none."""
+        ...
+
+
+@runtime_checkable
+class Stopping(Protocol):
+    """An objective that may end a run before its last step. What it decides by is part of its state."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is over."""
+        ...
+
+    def validated(self, model: LanguageModel, step: int, loss: float) -> None:
+        """Take note of a validation loss, after so many steps."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Pre-training: the next token, on windows packed with documents that do not see one another."""
+"""Pre-training: the next token for models that go on with a text, span corruption for encoder-decoders."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,58 +7,27 @@ from typing import Any
 import torch
 from pydantic import Field, model_validator
 
-from yunque.configuration import Settings
 from yunque.errors import UserError
-from yunque.model import Llama, LlamaConfig
+from yunque.model import ModelConfig, new_model
 from yunque.progress import Progress, silent
 from yunque.tokenizer import Tokenizer, tokenizer_of
-from yunque.train.corpus import training_corpus, validation_windows
+from yunque.train.corpus import (
+    RowKey,
+    held_out_documents,
+    training_corpus,
+    training_documents,
+    validation_windows,
+)
+from yunque.train.corruption import CorruptionSettings
 from yunque.train.finish import keep_model, settled_plan
 from yunque.train.loop import Tell, run_loop
 from yunque.train.objectives.next_token import NextToken
+from yunque.train.objectives.span_corruption import Corruption, Documents, Pieces, SpanCorruption
 from yunque.train.run import open_run
 from yunque.train.schedule import TrainingPlan, Workload, plan_run
 from yunque.train.settings import LoopSettings
+from yunque.train.shapes import ModelSettings, find_tokenizer
 from yunque.workspace import Artifact, Workspace
-
-
-class ModelSettings(Settings):
-    """The shape of the model to make; `intermediate_size` is that of the feed-forward layers."""
-
-    hidden_size: int = Field(default=256, ge=1)
-    intermediate_size: int = Field(default=688, ge=1)
-    layers: int = Field(default=2, ge=1)
-    heads: int = Field(default=4, ge=1)
-    key_value_heads: int = Field(default=2, ge=1)
-    context: int = Field(default=512, ge=2)
-
-    @model_validator(mode="after")
-    def _check_heads(self) -> "ModelSettings":
-        if self.hidden_size % (2 * self.heads):
-            raise ValueError("hidden_size must be a multiple of twice heads")
-        if self.heads % self.key_value_heads:
-            raise ValueError("heads must be a multiple of key_value_heads")
-        return self
-
-    def configuration(self, tokenizer: Tokenizer) -> LlamaConfig:
-        """The model's config.json, for this vocabulary."""
-        return LlamaConfig(
-            vocab_size=tokenizer.vocab_size,
-            hidden_size=self.hidden_size,
-            intermediate_size=self.intermediate_size,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.key_value_heads,
-            head_dim=self.hidden_size // self.heads,
-            max_position_embeddings=self.context,
-            # Measured (docs/notebook.md): at this size 1/sqrt(hidden_size) learns far quicker than GPT-2's 0.02.
-            initializer_range=self.hidden_size**-0.5,
-            rms_norm_eps=1e-5,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.end_id,
-            eos_token_id=tokenizer.end_id,
-            pad_token_id=tokenizer.pad_id,
-        )
 
 
 class PretrainSettings(LoopSettings):
@@ -66,6 +35,8 @@ class PretrainSettings(LoopSettings):
 
     `data` and `tokenizer` are refs; without `data` it is what the tokenizer was learned from, without `tokenizer`
     the only one in the workspace. With `steps` the number of steps is that, else as many as fit in `seconds`.
+    A model that goes on with a text learns the next token, an encoder-decoder to write what `corruption` took out.
+    `validation_windows` are as many windows, or pieces of documents, that no step sees.
     """
 
     name: str = "mini"
@@ -76,6 +47,16 @@ class PretrainSettings(LoopSettings):
     steps: int | None = Field(default=None, ge=1)
     seconds: float = Field(default=90.0, gt=0)
     validation_windows: int = Field(default=16, ge=1)
+    corruption: CorruptionSettings = CorruptionSettings()
+
+    @model_validator(mode="after")
+    def _check_corruption(self) -> "PretrainSettings":
+        if self.corruption != CorruptionSettings() and not self.model.reads_a_source:
+            raise ValueError(
+                f"corruption is for encoder-decoders, and {self.model.family} is none: leave it out, or choose "
+                "model.family=t5"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -95,18 +76,7 @@ class _Inputs:
 
 
 def _find_inputs(workspace: Workspace, settings: PretrainSettings) -> _Inputs:
-    if settings.tokenizer is None:
-        known = workspace.list("tokenizer")
-        if not known:
-            raise UserError(
-                "there is no tokenizer yet: make one with `yunque tokenizer train --data DATASET --name NAME`"
-            )
-        if len(known) > 1:
-            names = ", ".join(artifact.ref for artifact in known)
-            raise UserError(f"there are several tokenizers: choose one with --tokenizer ({names})")
-        tokenizer = known[0]
-    else:
-        tokenizer = workspace.get(settings.tokenizer, "tokenizer")
+    tokenizer = find_tokenizer(workspace, settings.tokenizer)
     refs = settings.data or tokenizer.parents
     missing = [ref for ref in refs if workspace.find(ref, "dataset") is None]
     if missing or not refs:
@@ -115,39 +85,80 @@ def _find_inputs(workspace: Workspace, settings: PretrainSettings) -> _Inputs:
     return _Inputs(tokenizer, [workspace.get(ref, "dataset") for ref in refs])
 
 
-def _objective(
+@dataclass(frozen=True)
+class _Prepared:
+    """What a run needs: the tokenizer that the model will be kept with, and the data as an objective."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    objective: NextToken | SpanCorruption
+    workload: Workload
+
+
+def _prepare(
     workspace: Workspace, settings: PretrainSettings, inputs: _Inputs, progress: Progress
-) -> tuple[LlamaConfig, NextToken]:
+) -> _Prepared:
     tokenizer = tokenizer_of(workspace, inputs.tokenizer)
+    # A shape that cannot be is told before the data is read.
+    settings.model.configuration(tokenizer)
+    if settings.model.reads_a_source:
+        return _prepare_spans(workspace, settings, inputs, tokenizer, progress)
     context = settings.model.context
     corpus = training_corpus(workspace, inputs.datasets, tokenizer, context, settings.seed, progress)
     validation = validation_windows(
         workspace, inputs.datasets, tokenizer, context, settings.validation_windows, settings.seed
     )
-    together = settings.micro_batch_size or settings.batch_size
-    return settings.model.configuration(tokenizer), NextToken(
-        corpus, validation, settings.batch_size, together
-    )
-
-
-def _plan(settings: PretrainSettings, config: LlamaConfig, objective: NextToken) -> TrainingPlan:
-    tokens = settings.batch_size * settings.model.context
+    together = settings.rows_at_once(settings.batch_size)
     workload = Workload(
-        tokens,
-        objective.corpus.windows_per_epoch * settings.model.context,
-        rows=settings.batch_size,
-        length=settings.model.context,
+        settings.batch_size * context,
+        corpus.windows_per_epoch * context,
+        rows=min(together, settings.batch_size),
+        length=context,
         packed=True,
+        accumulated=together < settings.batch_size,
     )
+    objective = NextToken(corpus, validation, settings.batch_size, together)
+    return _Prepared(settings.model.configuration(tokenizer), tokenizer, objective, workload)
+
+
+def _prepare_spans(
+    workspace: Workspace,
+    settings: PretrainSettings,
+    inputs: _Inputs,
+    tokenizer: Tokenizer,
+    progress: Progress,
+) -> _Prepared:
+    corruption = Corruption(tokenizer, settings.model.context, settings.corruption)
+    keys, documents = training_documents(workspace, inputs.datasets, tokenizer, progress)
+    corruption.check(keys, documents)
+    held_out = held_out_documents(workspace, inputs.datasets, tokenizer)
+
+    def pieces(keys: Sequence[RowKey], documents: Documents) -> Pieces:
+        return Pieces(documents, keys, corruption.longest, settings.batch_size, settings.seed)
+
+    objective = SpanCorruption(
+        corruption,
+        pieces(keys, documents),
+        pieces(*held_out),
+        settings.validation_windows,
+        settings.rows_at_once(settings.batch_size),
+    )
+    if not objective.pieces.batches_per_epoch:
+        raise UserError("the data has no text of two tokens or more: add data")
+    config = settings.model.configuration(corruption.tokenizer)
+    return _Prepared(config, corruption.tokenizer, objective, objective.workload())
+
+
+def _plan(settings: PretrainSettings, prepared: _Prepared) -> TrainingPlan:
     seconds = None if settings.steps else settings.seconds
-    return plan_run(config, objective, settings, workload, settings.steps, seconds)
+    return plan_run(prepared.config, prepared.objective, settings, prepared.workload, settings.steps, seconds)
 
 
 def plan_pretraining(
     workspace: Workspace, settings: PretrainSettings, progress: Progress = silent
 ) -> TrainingPlan:
     """What `pretrain` would do and cost; measures this machine for a few seconds and keeps nothing."""
-    return _plan(settings, *_objective(workspace, settings, _find_inputs(workspace, settings), progress))
+    return _plan(settings, _prepare(workspace, settings, _find_inputs(workspace, settings), progress))
 
 
 def pretrain(
@@ -165,16 +176,18 @@ def pretrain(
         if "artifact" in run.record:
             tell(f"The run {run.name} is finished: this is its model.")
             return workspace.get(run.record["artifact"])
-        config, objective = _objective(workspace, settings, inputs, progress)
-        plan = settled_plan(run, lambda: _plan(settings, config, objective), tell)
-        model = Llama(config, torch.Generator().manual_seed(settings.seed))
-        run_loop(run.folder, model, objective, settings, plan, progress, tell)
+        prepared = _prepare(workspace, settings, inputs, progress)
+        plan = settled_plan(run, lambda: _plan(settings, prepared), tell)
+        model = new_model(prepared.config, torch.Generator().manual_seed(settings.seed))
+        # Dropout draws from torch's own generator, which the measurements of the plan have used.
+        torch.manual_seed(settings.seed)
+        run_loop(run.folder, model, prepared.objective, settings, plan, progress, tell)
         return keep_model(
             workspace,
             run,
             settings.name,
             model,
-            tokenizer_of(workspace, inputs.tokenizer).to_files(),
+            prepared.tokenizer.to_files(),
             [inputs.tokenizer, *inputs.datasets],
-            objective.corpus.rows_seen(plan.steps * settings.batch_size),
+            prepared.objective.rows_seen(plan.steps),
         )

@@ -20,10 +20,10 @@ import torch
 from yunque.data.language import detect_language
 from yunque.data.preferences import Message
 from yunque.errors import UserError
+from yunque.generate.conversation import spoken
 from yunque.model.scored import ScoredModel, is_reward_model, load_reward_model
 from yunque.tokenizer import Tokenizer, tokenizer_of
 from yunque.train.objectives.reward import judged_text
-from yunque.train.objectives.written import spoken
 from yunque.workspace import Artifact, Workspace
 from yunque.workspace.files import sha256_of
 

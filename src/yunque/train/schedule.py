@@ -12,17 +12,20 @@ from typing import Any
 
 import torch
 
-from yunque.errors import UserError
 from yunque.machine import machine_memory
-from yunque.model import LanguageModel, ModelConfig, new_model, plan_model
-from yunque.model.memory import Training, TrainingMemory, plan_training
-from yunque.train.loop import train_step
+from yunque.model import LanguageModel, ModelConfig, new_model
+from yunque.model.memory import TrainingMemory, outline_of
+from yunque.model.simulation import check_layers, on_meta
+from yunque.train.loop import autocast, train_step
 from yunque.train.objective import Objective
 from yunque.train.optimizer import make_optimizer
+from yunque.train.out_of_memory import check_fits, told_when_out_of_memory
+from yunque.train.parallel import own_share, training_device
 from yunque.train.settings import LoopSettings, Precision
+from yunque.train.workload import Workload as Workload
 
 _MATMUL_SIZE = 1024
-_MATMUL_SECONDS = 0.1
+_MATMUL_SECONDS = 0.2
 # bfloat16 has to be this much quicker at plain products: casts and small operations around them eat the rest.
 _WORTHWHILE = 1.3
 _TIMED_STEPS = 8
@@ -33,19 +36,33 @@ _MARGIN = 0.04
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """The plan of a run, kept in run.json. FLOPs and bytes follow from the model's shape; the rest was measured.
+    """The plan of a run, kept in run.json. FLOPs and bytes follow from the model as it is; the rest was measured.
 
-    `tokens` are those the model will read, `epochs` how often it will see the data.
+    `tokens` are those the model will read, `epochs` how often it will see the data. `flops_per_token` are those of
+    what is really trained. `memory_bytes` is the most at once: not the sum of weights, gradients, optimizer,
+    activations (with the scores) and `held_bytes` (a reference, a reward model), for gradients come while
+    activations go. It is for `rows` rows of `length` positions read at once. `machine_bytes` is what there is.
     """
 
     steps: int
     precision: Precision
     threads: int
     parameters: int
+    trained_parameters: int
     tokens: int
     epochs: float
     flops: int
+    flops_per_token: int
+    rows: int
+    length: int
     memory_bytes: int
+    weight_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    score_bytes: int
+    held_bytes: int
+    machine_bytes: int | None
     matmul_gflops: float
     step_seconds: float
     expected_seconds: float
@@ -56,15 +73,25 @@ class TrainingPlan:
 
     def sentences(self) -> list[str]:
         """The plan in words, a line each."""
+        learns = "" if self.trained_parameters == self.parameters else f"; {self.trained_parameters:,} learn"
+        of = f" of {_gigabytes(self.machine_bytes)}" if self.machine_bytes is not None else ""
+        held = f", other models {_gigabytes(self.held_bytes)}" if self.held_bytes else ""
+        reached = self.flops / max(self.steps * self.step_seconds, 1e-9) / (self.matmul_gflops * 1e9)
         return [
-            f"Model: {self.parameters / 1e6:.2f} million parameters; "
-            f"memory for training: about {self.memory_bytes / 1e6:.0f} MB.",
+            f"Model: {self.parameters / 1e6:.2f} million parameters{learns}.",
+            f"Memory: about {_gigabytes(self.memory_bytes)}{of} (weights {_gigabytes(self.weight_bytes)}, gradients "
+            f"{_gigabytes(self.gradient_bytes)}, optimizer {_gigabytes(self.optimizer_bytes)}, activations "
+            f"{_gigabytes(self.activation_bytes)} for {self.rows} x {self.length} positions at once{held}).",
             f"Work: {self.steps:,} steps, {self.tokens:,} tokens ({self.epochs:.2f} times through the data), "
             f"{self.flops / 1e12:.2f} TFLOP in {self.precision}.",
             f"Machine: {self.matmul_gflops:.0f} GFLOP/s in matrix products with {self.threads} threads, "
-            f"{self.step_seconds:.3f} s a step.",
+            f"{self.step_seconds:.3f} s a step (MFU {reached:.0%}).",
             f"Expected time: about {self.expected_seconds:.0f} s.",
         ]
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 @dataclass(frozen=True)
@@ -74,34 +101,34 @@ class _Trial:
     steps: int
     precision: Precision
     threads: int
+    flops_per_token: int = 0
+    matmul_gflops: float = 0.0
 
 
 @dataclass(frozen=True)
-class Workload:
-    """What an objective asks of the machine: tokens of a step and of an epoch; of its largest batch the rows, and the
-    positions of the longest; whether rows hold several documents."""
+class _Measured:
+    """Seconds of a step, of a validation, and of what comes before the first step of a rollout."""
 
-    step_tokens: float
-    epoch_tokens: float
-    rows: int
-    length: int
-    packed: bool
-
-    def memory(self, config: ModelConfig, precision: Precision) -> TrainingMemory:
-        """What the largest batch takes."""
-        return plan_training(config, Training(self.rows, self.length, dtype=precision, masked=self.packed))
+    step: float
+    validation: float
+    rollout: float
 
 
-def measure_matmul(precision: Precision) -> float:
-    """Speed of a large matrix product, in GFLOP/s (thousand million operations a second)."""
+def measure_matmul(precision: Precision, device: torch.device | str = "cpu") -> float:
+    """The speed that a large matrix product reaches, in GFLOP/s (thousand million operations a second): that of the
+    quickest of several, for other work of the machine only makes one slower."""
     dtype = torch.float32 if precision == "float32" else torch.bfloat16
-    a = torch.ones(_MATMUL_SIZE, _MATMUL_SIZE, dtype=dtype)
-    a @ a
-    begin, done = time.perf_counter(), 0
-    while (spent := time.perf_counter() - begin) < _MATMUL_SECONDS:
+    accelerated = torch.device(device).type == "cuda"
+    size = _MATMUL_SIZE * (8 if accelerated else 1)
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    begin, best = time.perf_counter(), float("inf")
+    while time.perf_counter() - begin < _MATMUL_SECONDS or best == float("inf"):
+        start = time.perf_counter()
         a @ a
-        done += 1
-    return done * 2 * _MATMUL_SIZE**3 / spent / 1e9
+        if accelerated:
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 1e9
 
 
 def plan_run(
@@ -113,71 +140,105 @@ def plan_run(
     seconds: float | None,
     make: Callable[[], LanguageModel] | None = None,
 ) -> TrainingPlan:
-    """Measure this machine on a throwaway model and fix the schedule: `steps`, or as many as fit in `seconds`.
+    """Measure this machine on a few steps and fix the schedule: `steps`, or as many as fit in `seconds`.
 
-    Where both are given the smaller number of steps holds. The throwaway model is a fresh one, or what `make` gives.
+    Where both are given the smaller number of steps holds. The steps are done with a fresh model, or with what
+    `make` gives, whose weights stay as they are. Raises UserError for a model that does not fit in memory, with what
+    to change, before anything of its size is made.
     """
-    _check_memory(workload.memory(config, "float32").peak_bytes)
-    speeds: dict[Precision, float] = {"float32": measure_matmul("float32")}
+    shape = make() if make is not None else _without_numbers(config)
+    memory, machine = workload.memory(shape, "float32"), machine_memory()
+    check_fits(workload, shape, memory, settings, machine)
+    device = training_device(settings)
+    speeds: dict[Precision, float] = {"float32": measure_matmul("float32", device)}
     precision: Precision = "float32" if settings.precision == "auto" else settings.precision
     if settings.precision != "float32":
-        speeds["bfloat16"] = measure_matmul("bfloat16")
+        speeds["bfloat16"] = measure_matmul("bfloat16", device)
     if settings.precision == "auto" and speeds["bfloat16"] > _WORTHWHILE * speeds["float32"]:
         precision = "bfloat16"
+    if precision != "float32":
+        memory = workload.memory(shape, precision)
     threads = torch.get_num_threads()
-    step_seconds, validation_seconds = _measure(
-        make or (lambda: new_model(config, torch.Generator().manual_seed(settings.seed))),
-        objective,
-        settings,
-        _Trial(_TIMED_STEPS, precision, threads),
-    )
-    a_step = (step_seconds + validation_seconds / settings.validate_every) * (1 + _MARGIN)
+    model = shape if make is not None else new_model(config, torch.Generator().manual_seed(settings.seed))
+    with told_when_out_of_memory(settings, _figures(workload, shape, memory, machine)):
+        trial = _Trial(_TIMED_STEPS, precision, threads)
+        measured = _measure(model.to(device), own_share(objective), settings, trial, workload.rollout_steps)
+    rollout = measured.rollout / workload.rollout_steps if workload.rollout_steps else 0.0
+    a_step = (measured.step + rollout + measured.validation / settings.validate_every) * (1 + _MARGIN)
     if seconds is not None:
-        fitting = max(1, int((seconds - validation_seconds) / a_step))
+        fitting = max(1, int((seconds - measured.validation) / a_step))
         steps = fitting if steps is None else min(steps, fitting)
     assert steps is not None, "a run has a number of steps or of seconds"
-    tokens = round(steps * workload.step_tokens)
-    model = plan_model(config)
+    tokens, flops_per_token = round(steps * workload.step_tokens), workload.flops_per_token(shape)
     return TrainingPlan(
         steps=steps,
         precision=precision,
         threads=threads,
-        parameters=model.parameters,
         tokens=tokens,
         epochs=tokens / workload.epoch_tokens,
-        flops=tokens * model.training_flops_per_token,
-        memory_bytes=workload.memory(config, precision).peak_bytes,
+        flops=tokens * flops_per_token,
+        flops_per_token=flops_per_token,
+        **_figures(workload, shape, memory, machine),
         matmul_gflops=round(speeds[precision], 1),
-        step_seconds=round(step_seconds, 4),
-        expected_seconds=round(steps * a_step + validation_seconds, 2),
+        step_seconds=round(measured.step, 4),
+        expected_seconds=round(steps * a_step + measured.validation, 2),
     )
 
 
-def _check_memory(wanted: int) -> None:
-    """Raise UserError where a model would not fit, before any of it is made."""
-    total = machine_memory()
-    if total is not None and wanted > total:
-        raise UserError(
-            f"training this model takes about {wanted / 1e9:.1f} GB of memory, and the machine has "
-            f"{total / 1e9:.1f} GB: make model.hidden_size, model.layers, model.context or batch_size smaller"
-        )
+def _without_numbers(config: ModelConfig) -> LanguageModel:
+    check_layers(config.num_layers)
+    with on_meta():
+        return new_model(config)
+
+
+def _figures(
+    workload: Workload, model: LanguageModel, memory: TrainingMemory, machine: int | None
+) -> dict[str, Any]:
+    """What a plan tells of memory."""
+    return {
+        # Those of the model itself: without an adapter, and also where a quantized one keeps other numbers.
+        "parameters": outline_of(model.config)[1],
+        "trained_parameters": memory.trained_parameters,
+        "rows": workload.rows,
+        "length": workload.length,
+        "memory_bytes": memory.peak_bytes + workload.held_bytes,
+        "weight_bytes": memory.weight_bytes,
+        "gradient_bytes": memory.gradient_bytes,
+        "optimizer_bytes": memory.optimizer_bytes,
+        "activation_bytes": memory.activation_bytes,
+        "score_bytes": workload.score_bytes(model),
+        "held_bytes": workload.held_bytes,
+        "machine_bytes": machine,
+    }
 
 
 def _measure(
-    make: Callable[[], LanguageModel], objective: Objective, settings: LoopSettings, trial: _Trial
-) -> tuple[float, float]:
-    """Seconds of a step (the median of a few, after one that does not count) and of a validation."""
-    model = make()
-    optimizer = make_optimizer(model, settings.optimizer)
-    train_step(model, optimizer, objective, settings.optimizer, trial, 0)
+    model: LanguageModel,
+    objective: Objective,
+    settings: LoopSettings,
+    trial: _Trial,
+    rollout_steps: int | None,
+) -> _Measured:
+    """Time a few steps, after one that does not count. They have a learning rate of 0: the weights stay as they are,
+    and no second model is needed to find out how quick the first is."""
+    standing = settings.optimizer.model_copy(update={"learning_rate": 0.0})
+    was_training = model.training
+    model.train()
+    optimizer = make_optimizer(model, standing)
+    begin = time.perf_counter()
+    objective.parts(model, 0)  # where the model writes what it learns from, this is where it does
+    rollout_seconds = time.perf_counter() - begin
+    train_step(model, optimizer, objective, standing, trial, 0)
     begin, spent = time.perf_counter(), list[float]()
     while len(spent) < _TIMED_STEPS and (not spent or time.perf_counter() - begin < _TIMED_SECONDS):
-        start = time.perf_counter()
-        train_step(model, optimizer, objective, settings.optimizer, trial, len(spent))
+        start, step = time.perf_counter(), len(spent) % (rollout_steps or _TIMED_STEPS)
+        train_step(model, optimizer, objective, standing, trial, step)
         spent.append(time.perf_counter() - start)
     # The median: other work of the machine makes a step or two much slower, and must not shorten the whole run.
     step_seconds = statistics.median(spent)
     begin = time.perf_counter()
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, trial.precision == "bfloat16"):
+    model.eval()
+    with torch.inference_mode(), autocast(model, trial.precision):
         objective.validation_loss(model)
-    return step_seconds, time.perf_counter() - begin
+    model.train(was_training)
+    return _Measured(step_seconds, time.perf_counter() - begin, rollout_seconds)

@@ -38,7 +38,7 @@ def write_safetensors(
     total = sum(entry.bytes for entry in entries.values())
     with progress("Writing the weights", total=total) as task:
         for file, tensors in zip(names, shards, strict=True):
-            _write_file(
+            write_file(
                 folder / file,
                 {name: entries[name] for name in tensors},
                 read,
@@ -65,14 +65,19 @@ def _shards(entries: Mapping[str, TensorEntry], max_bytes: int | None) -> list[l
     return shards
 
 
-def _write_file(
+def file_order(entries: Mapping[str, TensorEntry]) -> Sequence[str]:
+    """The order of tensors in a file: wide numbers first, so that each begins where its type wants it."""
+    return sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))
+
+
+def write_file(
     path: Path,
     entries: Mapping[str, TensorEntry],
     read: Callable[[str], Tensor],
-    advance: Callable[[int], None],
+    advance: Callable[[int], object] = lambda _: None,
 ) -> None:
-    # Wide numbers first: each tensor then begins where its type wants it.
-    order: Sequence[str] = sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))
+    """Write the tensors that `read` gives into one file; each is asked for once, in `file_order`."""
+    order = file_order(entries)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name in order:

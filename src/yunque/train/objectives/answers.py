@@ -1,106 +1,136 @@
-"""The objective of instruction tuning: the loss of the answer alone, in the chat format that serving uses."""
+"""The objective of instruction tuning: the loss of the answer alone, in the format that serving uses.
+
+Shapes: B rows, N tokens of all the answers (or prompts) one after the other, D hidden_size.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
+import torch
+from torch import Tensor
 
-from yunque.data.instructions import InstructionRow
-from yunque.model import CausalModel, LanguageModel
-from yunque.tokenizer import Tokenizer
-from yunque.train.corpus import Corpus, RowKey, Windows
-from yunque.train.loss import IGNORED, next_token_loss, padded, summed_loss
+from yunque.generate.conversation import Written
+from yunque.model import CausalModel, EncoderDecoder, LanguageModel
+from yunque.train.corpus import RowKey
+from yunque.train.loss import token_losses
+from yunque.train.mixture import Batches
 from yunque.train.objective import Part, PartLoss
-from yunque.train.objectives.next_token import window_part
-
-# Rows are sorted by length inside pools of this many batches: little padding, and still a new mixture each epoch.
-_POOL = 8
+from yunque.train.objectives.divergence import base_vectors, divergences
+from yunque.train.objectives.replay import GROUP, Replay
+from yunque.train.objectives.written import (
+    Writer,
+    answer_vectors,
+    per_answer,
+    prompt_and_answer_vectors,
+    writer_of,
+)
 
 
 @dataclass(frozen=True)
 class Example:
-    """A row as ids; the target of each position is the next id where that is the model's to write."""
+    """A row as ids, with the task that it belongs to."""
 
-    id: str
-    input_ids: list[int]
-    targets: list[int]
-
-
-def encode_example(tokenizer: Tokenizer, row: InstructionRow) -> tuple[list[int], list[int]]:
-    """Ids and targets of a row: only the answer and its end token are targets."""
-    ids, written = tokenizer.encode_chat([("user", row.question), ("assistant", row.answer)], False)
-    targets = [next_id if mine else IGNORED for next_id, mine in zip(ids[1:], written[1:], strict=True)]
-    return ids[:-1], targets
+    key: RowKey
+    task: str
+    written: Written
 
 
-@dataclass
+@dataclass(frozen=True)
+class PromptDivergence:
+    """`weight` times KL(base || model) on the tokens of the prompts; `frozen` as in `Replay`."""
+
+    weight: float
+    frozen: Writer | None = None
+
+
+@dataclass(frozen=True)
 class Answers:
-    """The mean over rows of each row's mean loss on its answer, and the loss of replayed windows.
+    """The mean over rows of each row's mean loss on its answer, and what keeps the model near its base.
 
-    A row counts the same whether its answer is one word or three sentences.
+    A row counts the same whether its answer is one word or three sentences; so does its prompt.
     """
 
     examples: Sequence[Example]
-    pad_id: int
-    batch_size: int
-    seed: int
-    replayed: Corpus | None
-    replay: int
+    held_out: Sequence[Example]
+    batches: Batches
     micro_batch_size: int
-
-    def __post_init__(self) -> None:
-        self.batches_per_epoch = -(-len(self.examples) // self.batch_size)
-        self._epoch = -1
-        self._batches: list[list[int]] = []
+    replay: Replay | None = None
+    near: PromptDivergence | None = None
 
     def batch(self, step: int) -> list[Example]:
-        """The rows of a step, about equally long; a function of seed and step only."""
-        epoch, position = divmod(step, self.batches_per_epoch)
-        if epoch != self._epoch:
-            random = np.random.default_rng([self.seed, epoch])
-            order = [int(number) for number in random.permutation(len(self.examples))]
-            batches = []
-            for start in range(0, len(order), pool := self.batch_size * _POOL):
-                by_length = sorted(
-                    order[start : start + pool], key=lambda number: len(self.examples[number].input_ids)
-                )
-                batches += [
-                    by_length[i : i + self.batch_size] for i in range(0, len(by_length), self.batch_size)
-                ]
-            self._batches = [batches[int(number)] for number in random.permutation(len(batches))]
-            self._epoch = epoch
-        return [self.examples[number] for number in self._batches[position]]
+        """The rows of a step, about equally long."""
+        return [self.examples[number] for number in self.batches.batch(step)]
 
     def parts(self, model: LanguageModel, step: int) -> Sequence[Part]:
-        """The rows of a step, and its replayed windows."""
-        del model
-        rows, found = self.batch(step), list[Part]()
-        for start in range(0, len(rows), self.micro_batch_size):
-            some = rows[start : start + self.micro_batch_size]
-            batch = padded([(example.input_ids, example.targets) for example in some], self.pad_id)
-            found.append(Part(batch, len(some), batch[0].numel()))
-        if self.replayed is not None:
-            windows = self.replayed.windows(step * self.replay, self.replay)
-            found += [window_part(part, "replay") for part in windows.split(self.micro_batch_size)]
-        return found
+        """The rows of a step, and the general text that is read beside them."""
+        found = [
+            Part(some, len(some), read_positions(model, some))
+            for some in _split([example.written for example in self.batch(step)], self.micro_batch_size)
+        ]
+        return found if self.replay is None else [*found, *self.replay.parts(model, step)]
 
     def loss(self, model: LanguageModel, part: Part) -> PartLoss:
-        """Of rows the mean of their means; of replayed windows the mean over positions."""
-        assert isinstance(model, CausalModel)
-        if isinstance(part.batch, Windows):
-            return PartLoss(next_token_loss(model, part.batch))
-        summed_B, count_B = summed_loss(model, *part.batch)
-        return PartLoss((summed_B / count_B).mean())
+        """Of rows the mean of their means; of replayed text see `Replay.loss`."""
+        if part.group == GROUP:
+            assert self.replay is not None
+            return self.replay.loss(model, part)
+        writer = writer_of(model)
+        if self.near is None:
+            return PartLoss(answer_losses(writer, part.batch).mean())
+        return self._near_loss(writer, part.batch, self.near)
+
+    def _near_loss(self, model: Writer, rows: Sequence[Written], near: PromptDivergence) -> PartLoss:
+        assert isinstance(model, CausalModel), "an encoder-decoder does not write its prompts"
+        prompt_ND, answer_ND, targets_N = prompt_and_answer_vectors(model, rows)
+        losses_B = _means(token_losses(model, answer_ND, targets_N), [len(row.answer) for row in rows])
+
+        def read(base: Writer) -> Tensor:
+            assert isinstance(base, CausalModel)
+            return prompt_and_answer_vectors(base, rows)[0]
+
+        base_ND = base_vectors(model, near.frozen, read)
+        kl_N = divergences(model, prompt_ND, near.frozen, base_ND)
+        # A prompt of one token has nothing that the base would predict.
+        kl = _means(kl_N, [len(row.prompt) - 1 for row in rows]).mean()
+        return PartLoss(losses_B.mean() + near.weight * kl, {"prompt_kl": kl})
 
     def validation_loss(self, model: LanguageModel) -> float | None:
-        """None: held-out answers are for the evaluation, not for choosing when to stop."""
-        del model
-        return None
+        """The mean over held-out rows of each row's mean loss on its answer; None where none are held out."""
+        if not self.held_out:
+            return None
+        by_length = sorted((example.written for example in self.held_out), key=lambda row: row.length)
+        total = sum(
+            answer_losses(writer_of(model), some).double().sum().item()
+            for some in _split(by_length, self.micro_batch_size)
+        )
+        return total / len(by_length)
 
-    def rows_seen(self, dataset: str, steps: int) -> Counter[RowKey]:
-        """How many times each row was in a batch of the first `steps`, and in how many windows it was replayed."""
-        seen = Counter((dataset, example.id) for step in range(steps) for example in self.batch(step))
-        if self.replayed is not None:
-            seen.update(self.replayed.rows_seen(steps * self.replay))
+    def rows_seen(self, steps: int) -> Counter[RowKey]:
+        """How often each row was in a batch of the first `steps`, and in how many windows it was replayed."""
+        seen = Counter(example.key for step in range(steps) for example in self.batch(step))
+        if self.replay is not None:
+            seen.update(self.replay.rows_seen(steps))
         return seen
+
+
+def answer_losses(model: Writer, rows: Sequence[Written]) -> Tensor:
+    """The mean loss [B] of each answer, its end token included, in nats a token."""
+    losses_N = token_losses(model, *answer_vectors(model, rows))
+    return _means(losses_N, [len(row.answer) for row in rows])
+
+
+def read_positions(model: LanguageModel, rows: Sequence[Written]) -> int:
+    """Positions that the model reads of rows that are padded to the longest."""
+    if isinstance(model, EncoderDecoder):
+        return len(rows) * (max(len(row.prompt) for row in rows) + max(len(row.answer) for row in rows))
+    return len(rows) * max(row.length for row in rows)
+
+
+def _means(values_N: Tensor, lengths: Sequence[int]) -> Tensor:
+    counts_B = torch.tensor(lengths, device=values_N.device).clamp(min=1)
+    return per_answer(values_N, lengths) / counts_B
+
+
+def _split(rows: Sequence[Written], count: int) -> list[Sequence[Written]]:
+    return [rows[start : start + count] for start in range(0, len(rows), count)]

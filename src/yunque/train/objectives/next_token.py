@@ -1,10 +1,11 @@
 """The objective of pre-training: the next token, on windows packed with documents that do not see one another."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from yunque.model import CausalModel, LanguageModel
-from yunque.train.corpus import Corpus, Windows
+from yunque.train.corpus import Corpus, RowKey, Windows
 from yunque.train.loss import next_token_loss
 from yunque.train.objective import Part, PartLoss
 
@@ -38,6 +39,10 @@ class NextToken:
         for windows in self.validation.split(self.micro_batch_size):
             total += next_token_loss(model, windows).item() * len(windows.input_ids)
         return total / len(self.validation.input_ids)
+
+    def rows_seen(self, steps: int) -> Counter[RowKey]:
+        """In how many windows of the first `steps` some of each row was read."""
+        return self.corpus.rows_seen(steps * self.batch_size)
 
 
 def window_part(windows: Windows, group: str = "main") -> Part:

@@ -8,10 +8,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from yunque.generate.conversation import Written
 from yunque.model import LanguageModel
 from yunque.train.corpus import RowKey
 from yunque.train.objective import Objective, Part
-from yunque.train.objectives.written import Written
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from yunque.data.preferences import Message
 from yunque.errors import UserError
+from yunque.generate.conversation import Written
 from yunque.model import LanguageModel
 from yunque.model.scored import ScoredModel
 from yunque.tokenizer import Tokenizer
 from yunque.train.objective import Part, PartLoss
 from yunque.train.objectives.pairs import Pair, PairOrder, mean_figures, pair_parts
-from yunque.train.objectives.written import Written
 
 
 def judged_text(tokenizer: Tokenizer, prompt: Sequence[Message], answer: str) -> list[int]:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yunque.generate.conversation import Written
 from yunque.generate.state import open_state
 from yunque.model import LanguageModel
 from yunque.model.scored import ScoredModel
@@ -27,7 +28,7 @@ from yunque.train.loop import autocast
 from yunque.train.loss import token_losses
 from yunque.train.objective import Part
 from yunque.train.objectives.pairs import permutation
-from yunque.train.objectives.written import Writer, Written, answer_vectors, reference_of, writer_of
+from yunque.train.objectives.written import Writer, answer_vectors, reference_of, writer_of
 from yunque.train.settings import Precision
 
 Judge = Callable[[Sequence[int], Sequence[Sequence[int]]], Sequence[float]]

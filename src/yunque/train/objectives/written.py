@@ -1,71 +1,23 @@
-"""Answers to prompts as ids, and how likely a model finds them: what every objective on preferences is made of.
+"""How likely a model finds answers to prompts: what every objective on answers is made of.
 
 Shapes: B answers, N tokens of all the answers one after the other, D hidden_size.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from yunque.data.preferences import Message
-from yunque.errors import UserError
+from yunque.generate.conversation import Written
 from yunque.model import CausalModel, EncoderDecoder, LanguageModel
 from yunque.model.lora import lora_names, select_adapter, selected_adapter
+from yunque.model.prompt_tuning import PromptedCausalModel, PromptedEncoderDecoder
 from yunque.model.scored import ScoredModel
-from yunque.tokenizer import Tokenizer
 from yunque.train.loss import token_losses
 
 Writer = CausalModel | EncoderDecoder
 """A model that writes."""
-
-
-@dataclass(frozen=True)
-class Written:
-    """A prompt, and the answer to it with the token that ends it; neither is empty."""
-
-    prompt: list[int]
-    answer: list[int]
-
-    @property
-    def length(self) -> int:
-        """How many tokens a model reads of it."""
-        return len(self.prompt) + len(self.answer) - 1
-
-
-def encode_prompt(tokenizer: Tokenizer, model: LanguageModel, prompt: Sequence[Message]) -> list[int]:
-    """A prompt as the model is to be asked: in the chat format, or as the source of an encoder-decoder."""
-    if isinstance(model, EncoderDecoder):
-        return tokenizer.encode_prompt(spoken(prompt))
-    return tokenizer.encode_chat(prompt, True)[0]
-
-
-def encode_answer(
-    tokenizer: Tokenizer, model: LanguageModel, prompt: Sequence[Message], answer: str
-) -> Written:
-    """A prompt with an answer to it, both in one encoding, as tuning and serving have them.
-
-    Raises UserError where the chat template leaves the answer out.
-    """
-    if isinstance(model, EncoderDecoder):
-        return Written(encode_prompt(tokenizer, model, prompt), [*tokenizer.encode(answer), tokenizer.end_id])
-    ids, written = tokenizer.encode_chat([*prompt, ("assistant", answer)], False)
-    if True not in written:
-        raise UserError(f"the chat template writes no answer after {spoken(prompt)[:80]!r}")
-    end = len(written) - written[::-1].index(True)
-    start = end
-    while start and written[start - 1]:
-        start -= 1
-    return Written(ids[:start], ids[start:end])
-
-
-def spoken(prompt: Sequence[Message]) -> str:
-    """A prompt as one text: what the user says, or the whole conversation with a line for each message."""
-    if len(prompt) == 1:
-        return prompt[0][1]
-    return "\n".join(f"{role}: {content}" for role, content in prompt)
 
 
 def answer_vectors(model: Writer, rows: Sequence[Written]) -> tuple[Tensor, Tensor]:
@@ -79,11 +31,22 @@ def answer_vectors(model: Writer, rows: Sequence[Written]) -> tuple[Tensor, Tens
         memory_BSD = model.encode(sources_BS, mask_BS)
         hidden_BTD = model.decode(input_ids_BT, memory_BSD, mask_BS, decoder_attention_mask_BT=written_BT)
         return hidden_BTD[written_BT.bool()], targets_N
+    _, answer_ND, _ = prompt_and_answer_vectors(model, rows)
+    return answer_ND, targets_N
+
+
+def prompt_and_answer_vectors(model: CausalModel, rows: Sequence[Written]) -> tuple[Tensor, Tensor, Tensor]:
+    """The final vectors from which each token of the prompts is scored (not the first of each: nothing stands before
+    it) [M, D], those for the tokens of the answers [N, D], and the answers' tokens [N]."""
+    device = next(model.parameters()).device
+    targets_N = torch.tensor([token for row in rows for token in row.answer], device=device)
     input_ids_BT, mask_BT = _right_padded([row.prompt + row.answer[:-1] for row in rows], device)
     prompts_B = torch.tensor([len(row.prompt) for row in rows], device=device)
     positions_T = torch.arange(input_ids_BT.shape[1], device=device)
     written_BT = mask_BT.bool() & (positions_T >= prompts_B[:, None] - 1)
-    return model.hidden(input_ids_BT)[written_BT], targets_N
+    # No mask: what stands before a token never sees the padding behind it.
+    hidden_BTD = model.hidden(input_ids_BT)
+    return hidden_BTD[positions_T < prompts_B[:, None] - 1], hidden_BTD[written_BT], targets_N
 
 
 def _right_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -118,6 +81,9 @@ def reference_of(policy: Writer, frozen: Writer | None) -> Iterator[Writer]:
     """The reference: the `frozen` copy, or the policy with its adapter off for as long as the block lasts."""
     if frozen is not None:
         yield frozen
+        return
+    if isinstance(policy, PromptedCausalModel | PromptedEncoderDecoder):
+        yield policy.model
         return
     assert lora_names(policy), "without a frozen copy the reference is the model without its adapter"
     adapter = selected_adapter(policy)

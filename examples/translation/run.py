@@ -1,0 +1,169 @@
+"""Translation: recurrent networks against the Transformer, English to Spanish, with equal parameters and equal time.
+
+python examples/translation/run.py
+"""
+
+import random
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+from grammar import Pair, sentences
+from recipe import Options, Outcome, Table, greedy_texts, run_recipe
+
+from yunque.cli.show import bars
+from yunque.data.instructions import InstructionRow, write_instructions
+from yunque.errors import UserError
+from yunque.evaluate.metrics import bleu
+from yunque.generate.engine import Engine
+from yunque.model import plan_model
+from yunque.tokenizer import tokenizer_of
+from yunque.tokenizer.training import train_tokenizer
+from yunque.train import TuneSettings, tune, tuning_rows
+from yunque.train.settings import OptimizerSettings
+from yunque.train.shapes import ModelSettings, NewModelSettings, make_model
+from yunque.workspace import Artifact, Workspace
+
+TRAIN, TEST = 12_000, 400
+SECONDS = 60
+TRANSFORMER = ModelSettings(family="transformer", hidden_size=96, layers=2, context=128, dropout=0.0)
+RECURRENT = {
+    "LSTM": ModelSettings(family="rnn-seq2seq", attention=False, layers=1),
+    "LSTM with attention": ModelSettings(family="rnn-seq2seq", attention=True, layers=1),
+}
+# Sizes that a recurrent network may have, to find the one with as many parameters as the Transformer.
+_SIZES = range(32, 513, 4)
+_LONGEST_WORDS = 40
+_RESAMPLES = 100
+_BATCH = 64
+
+
+def _read_pairs(path: Path) -> list[Pair]:
+    """Pairs of a file with English and Spanish in the first two columns, divided by tabs; each English once."""
+    files = sorted(path.glob("*.t*t")) if path.is_dir() else [path]
+    found: dict[str, Pair] = {}
+    for file in files:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            columns = line.split("\t")
+            if len(columns) >= 2 and columns[0].strip() and columns[1].strip():
+                pair = Pair(columns[0].strip(), columns[1].strip())
+                if pair.words <= _LONGEST_WORDS:
+                    found.setdefault(pair.english, pair)
+    if len(found) < 10 * _BATCH:
+        raise UserError(f"--data: {path} has {len(found)} pairs divided by a tab: too few to learn from")
+    pairs = list(found.values())
+    random.Random(1).shuffle(pairs)
+    return pairs
+
+
+def _row(number: int, pair: Pair) -> InstructionRow:
+    return InstructionRow(f"pair-{number}", "translation", "es", "plain", pair.english, "", pair.spanish)
+
+
+def _equal_in_size(settings: ModelSettings, workspace: Workspace, tokenizer: Artifact) -> ModelSettings:
+    """These settings with the hidden size that comes nearest to the Transformer's number of parameters."""
+    opened = tokenizer_of(workspace, tokenizer)
+    wanted = plan_model(TRANSFORMER.configuration(opened)).parameters
+    shapes = [settings.model_copy(update={"hidden_size": size}) for size in _SIZES]
+    return min(shapes, key=lambda shape: abs(plan_model(shape.configuration(opened)).parameters - wanted))
+
+
+def _train(
+    options: Options, name: str, shape: ModelSettings, tokenizer: Artifact, data: Artifact, rate: float
+) -> Artifact:
+    workspace = options.workspace
+    fresh = make_model(workspace, NewModelSettings(name=f"{name}-new", tokenizer=tokenizer.ref, model=shape))
+    settings = TuneSettings(
+        name=name,
+        optimizer=OptimizerSettings(learning_rate=rate, weight_decay=0.01),
+        epochs=0.01 if options.quick else 1000,
+        seconds=SECONDS * options.scale,
+        batch_size=8 if options.quick else _BATCH,
+        replay=0,
+        precision="float32",
+    )
+    return tune(workspace, fresh.ref, [tuning_rows(workspace, data)], settings, bars)
+
+
+def _translations(workspace: Workspace, model: Artifact, test: Sequence[Pair], most: int) -> list[str]:
+    engine = Engine.open(workspace, model.ref)
+    return greedy_texts(engine, [engine.tokenizer.encode_prompt(pair.english) for pair in test], most)
+
+
+def _interval(written: Sequence[str], wanted: Sequence[str]) -> tuple[float, float]:
+    """The 95 % bootstrap interval of BLEU over sentences."""
+    generator = np.random.default_rng(0)
+    scores = []
+    for _ in range(_RESAMPLES):
+        drawn = generator.integers(len(wanted), size=len(wanted))
+        scores.append(bleu([written[n] for n in drawn], [wanted[n] for n in drawn]))
+    low, high = np.quantile(scores, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _quarters(test: Sequence[Pair]) -> list[list[int]]:
+    """The numbers of the test sentences in four parts, from the shortest to the longest."""
+    order = sorted(range(len(test)), key=lambda number: test[number].words)
+    edges = [len(order) * part // 4 for part in range(5)]
+    return [order[low:high] for low, high in pairwise(edges)]
+
+
+def experiment(options: Options) -> Outcome:
+    """Train three models in equal time, and measure what they translate by length."""
+    workspace = options.workspace
+    pairs = (
+        _read_pairs(options.data)
+        if options.data
+        else sentences(240 if options.quick else TRAIN + TEST, seed=1)
+    )
+    held_out = 8 if options.quick else TEST
+    test, learned = pairs[:held_out], pairs[held_out:]
+    data = write_instructions(workspace, "pairs", {"train": [_row(*pair) for pair in enumerate(learned)]})
+    tokenizer = train_tokenizer(workspace, "pieces", [data.ref], 2048 if options.data else 1024)
+    shapes = {name: _equal_in_size(shape, workspace, tokenizer) for name, shape in RECURRENT.items()}
+    shapes["Transformer"] = TRANSFORMER
+    quarters = _quarters(test)
+    rows, best = [], dict[str, float]()
+    for name, shape in shapes.items():
+        rate = 2e-3 if shape.family == "transformer" else 4e-3
+        model = _train(options, name.lower().replace(" ", "-"), shape, tokenizer, data, rate)
+        written = _translations(workspace, model, test, 8 if options.quick else 96)
+        wanted = [pair.spanish for pair in test]
+        low, high = _interval(written, wanted)
+        best[name] = bleu(written, wanted)
+        parts = [bleu([written[n] for n in chosen], [wanted[n] for n in chosen]) for chosen in quarters]
+        figures = model.figures
+        rows.append(
+            [
+                name,
+                f"{figures['parameters']:,}",
+                f"{figures['seconds']:.0f}",
+                f"{figures['steps']:,}",
+                f"{best[name]:.1f} ({low:.1f} to {high:.1f})",
+                *(f"{part:.1f}" for part in parts),
+            ]
+        )
+    columns = (
+        "model",
+        "parameters",
+        "seconds",
+        "steps",
+        "BLEU (95 % interval)",
+        *("shortest quarter", "second", "third", "longest quarter"),
+    )
+    lengths = ", ".join(f"{test[part[0]].words} to {test[part[-1]].words}" for part in quarters)
+    title = f"BLEU on {len(test)} sentences that were not trained on; their quarters have {lengths} words"
+    winner = max(best, key=lambda name: best[name])
+    return Outcome(
+        [Table(title, columns, rows)], [f"The best in equal time: {winner}, BLEU {best[winner]:.1f}."]
+    )
+
+
+if __name__ == "__main__":
+    run_recipe(
+        "translation", __doc__, experiment, "pairs of English and Spanish, a line each, divided by a tab"
+    )
