@@ -4,7 +4,7 @@
     python benchmarks/protect.py mini --data FILE_OR_DATASET [--seeds 3] [epochs=6 batch_size=32 ...]
 
 "plain" reads nothing again (replay=0). A line has means over seeds, with the 95 % interval of a bootstrap over seeds
-for what is forgotten; "kept" is how much of plain tuning's forgetting is gone, "cost" what of its target is lost.
+for what is forgotten; "less" is how much less is forgotten than by plain tuning, "cost" what of its target is lost.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def main() -> None:
             if name in line:
                 lost, of = sign * line[name]["change"], sign * plain[name]["change"]
                 low, high = sorted(sign * line[name][end] for end in ("low", "high"))
-                kept = f", {1 - lost / of:.0%} kept" if of > 0 else ""
+                kept = f", {1 - lost / of:.0%} less" if of > 0 else ""
                 print(f"; {name} lost {lost:+.3f} ({low:+.3f} to {high:+.3f}{kept})", end="")
         print()
 

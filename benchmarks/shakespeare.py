@@ -134,7 +134,7 @@ class Ours:
     layers: int = 4
     heads: int = 4
     batch: int = 12
-    steps: int = 400
+    steps: int = 500
     kind: str = "muon"
     rate: float = 0.01
     decay: float = 0.4

@@ -75,7 +75,8 @@ def encode(path: Path | None) -> dict[str, Tensor]:
     held_out = "\n\n".join(pieces[::20])
     training = "\n\n".join(piece for number, piece in enumerate(pieces) if number % 20)
     tokenizer = Tokenizer.train([training], VOCABULARY)
-    ids = [torch.tensor(tokenizer.encode_batch([text])[0]) for text in (training, held_out)]
+    encoded = tokenizer.encode_batch([training, held_out])
+    ids = [torch.tensor(one, dtype=torch.int64) for one in encoded]
     return {"training": ids[0], "held_out": ids[1], "end": torch.tensor(tokenizer.end_id)}
 
 

@@ -29,8 +29,8 @@ from yunque.train.shapes import ModelSettings
 from yunque.workspace import Artifact
 
 SEEDS = (0, 1, 2)
-OF_EACH, NEW_ROWS, TEST = 1_500, 600, 40
-READ_STEPS, KNOWN_EPOCHS, NEW_EPOCHS = 300, 6, 6
+OF_EACH, NEW_ROWS, TEST = 800, 400, 40
+READ_STEPS, KNOWN_EPOCHS, NEW_EPOCHS = 200, 6, 6
 
 
 @dataclass(frozen=True)
@@ -169,8 +169,10 @@ def experiment(options: Options) -> Outcome:
         report, matrix = forgetting_matrix(workspace, models, [known], [text], progress=bars)
         matrices.append(matrix)
     columns = matrices[0]["columns"]
+    # The new task first, then the others by name, then the text.
     order = sorted(
-        range(len(columns)), key=lambda n: (columns[n]["name"] != rows.new_task, columns[n]["kind"])
+        range(len(columns)),
+        key=lambda n: (columns[n]["name"] != rows.new_task, columns[n]["kind"], columns[n]["name"]),
     )
     lines, lost = [], dict[str, float]()
     for number, name in enumerate(_NAMES):

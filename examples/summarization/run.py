@@ -30,7 +30,7 @@ from yunque.workspace import Artifact
 
 READ, TUNED, TEST = 8_000, 300, 100
 SHOTS = (0, 1, 3)
-STEPS, EPOCHS = 900, 8
+STEPS, EPOCHS = 450, 8
 MARK = "=>"
 _ASKED = {"en": "Summarize the dialogue in one sentence.", "es": "Resume el diálogo en una frase."}
 # Of a file of the user's: dialogues of at most so many characters, so that three examples fit in a context.
@@ -73,7 +73,9 @@ def _documents(some: Sequence[Dialogue], kinds: Sequence[str], random_: random.R
     documents = []
     for start in range(0, len(some) - 3, 4):
         kind = random_.choice(kinds)
-        documents.append("".join(_noted(one, kind) for one in some[start : start + 4] if kind in one.notes))
+        noted = [_noted(one, kind) for one in some[start : start + 4] if kind in one.notes]
+        if noted:
+            documents.append("".join(noted))
     return documents
 
 

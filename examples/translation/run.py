@@ -5,6 +5,7 @@ python examples/translation/run.py
 
 import random
 import sys
+from bisect import bisect
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -67,9 +68,16 @@ def _row(number: int, pair: Pair) -> InstructionRow:
 def _equal_in_size(settings: ModelSettings, workspace: Workspace, tokenizer: Artifact) -> ModelSettings:
     """These settings with the hidden size that comes nearest to the Transformer's number of parameters."""
     opened = tokenizer_of(workspace, tokenizer)
+
+    def parameters(size: int) -> int:
+        shape = settings.model_copy(update={"hidden_size": size})
+        return plan_model(shape.configuration(opened)).parameters
+
     wanted = plan_model(TRANSFORMER.configuration(opened)).parameters
-    shapes = [settings.model_copy(update={"hidden_size": size}) for size in _SIZES]
-    return min(shapes, key=lambda shape: abs(plan_model(shape.configuration(opened)).parameters - wanted))
+    # Wider is larger, so that the place can be found by halving.
+    place = min(max(bisect(_SIZES, wanted, key=parameters), 1), len(_SIZES) - 1)
+    size = min(_SIZES[place - 1], _SIZES[place], key=lambda size: abs(parameters(size) - wanted))
+    return settings.model_copy(update={"hidden_size": size})
 
 
 def _train(

@@ -110,17 +110,25 @@ def test_our_loop_runs_under_the_gate(load) -> None:
     run(load, 2, lambda gate: trainer.bare(gate, trainer.TINY, trainer.Plan("float32", 1)))
 
 
-def test_time_to_loss_trains_what_it_measures(load, tmp_path) -> None:
+def test_time_to_loss_trains_what_it_measures(load, tmp_path, monkeypatch) -> None:
     race = load("time_to_loss")
+    monkeypatch.setattr(race, "LENGTH", 32)
+    monkeypatch.setattr(race, "HELD_OUT", 4)
     path = tmp_path / "text.txt"
-    path.write_text("\n\n".join(f"Number {n} is followed by number {n + 1}." for n in range(3000)))
+    path.write_text("\n\n".join(f"Number {n} is followed by number {n + 1}." for n in range(1000)))
     data = race.encode(path)
     config = race.configuration(True, None).model_copy(
-        update={"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1}
+        update={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_attention_heads": 2,
+            "num_hidden_layers": 1,
+        }
     )
     losses = [
         run(load, n, lambda gate: race.ours(gate, data, race.Ours(), config, race.Schedule(6, 1)))["loss"]
         for n in (1, 6)
     ]
     assert losses[1] < losses[0]
+    monkeypatch.undo()
     assert race.turned(409_600, 16) == 100

@@ -146,7 +146,17 @@ def test_the_command_shows_the_matrix(workspace: Workspace) -> None:
     shown = CliRunner().invoke(app, ["mini", "child", "--instructions", "tasks"], env=environment)
     assert shown.exit_code == 0, shown.exception
     assert "tema" in shown.stdout and "child@1" in shown.stdout and "tuned on this task" in shown.stdout
-    told = CliRunner().invoke(app, ["mini", "child", "--instructions", "tasks", "--json"], env=environment)
+    arguments = [
+        "mini",
+        "child",
+        "--instructions",
+        "tasks",
+        "--json",
+        "--picture",
+        str(workspace.root / "m.png"),
+    ]
+    told = CliRunner().invoke(app, arguments, env=environment)
     value = json.loads(told.stdout)
     assert value["models"] == ["model/mini@1", "model/child@1"]
+    assert value["picture"] == str(workspace.root / "m.png")
     assert Path(value["picture"]).read_bytes().startswith(b"\x89PNG")

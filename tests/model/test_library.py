@@ -19,7 +19,8 @@ from yunque.model import load_model
 from yunque.model.library import export_model, import_model
 from yunque.model.opening import open_checkpoint
 from yunque.model.sources import open_source
-from yunque.tokenizer import Tokenizer
+from yunque.tokenizer import Tokenizer, tokenizer_of
+from yunque.tokenizer.chat import PLAIN_TEMPLATE
 from yunque.workspace import Artifact, Workspace
 from yunque.workspace.files import sha256_of
 
@@ -201,6 +202,29 @@ def test_a_tokenizer_can_be_given(workspace: Workspace, tmp_path: Path) -> None:
     assert Tokenizer.load(workspace.file(artifact, "tokenizer.json")).encode("niño") == tokenizer.encode(
         "niño"
     )
+
+
+def test_a_model_without_a_format_of_conversations_is_given_one(workspace: Workspace, tmp_path: Path) -> None:
+    folder = hugging_face_folder(tmp_path / "base")
+    (folder / "chat_template.jinja").unlink()
+    talk = [("user", "¿Sí?"), ("assistant", "Sí.")]
+    silent = import_model(workspace, str(folder), "silent")
+    with pytest.raises(UserError, match="--chat-template plain"):
+        tokenizer_of(workspace, silent).encode_chat(talk, False)
+    given = import_model(workspace, str(folder), "given", chat_template=PLAIN_TEMPLATE)
+    tokenizer = tokenizer_of(workspace, given)
+    ids, written = tokenizer.encode_chat(talk, False)
+    answer = [id for id, mine in zip(ids, written, strict=True) if mine]
+    assert answer == [*tokenizer.encode("Sí."), tokenizer.end_id]
+    asked, _ = tokenizer.encode_chat(talk[:1], True)
+    assert ids[: len(asked)] == asked
+    assert tokenizer.decode(asked) == "User:\n¿Sí?\nAssistant:\n"
+    # Everything else is what came, and it goes out with the model.
+    export_model(workspace, given.ref, tmp_path / "out")
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == PLAIN_TEMPLATE
+    same_tensors(folder, tmp_path / "out")
+    with pytest.raises(UserError, match="writes no question, or no answer"):
+        import_model(workspace, str(folder), "mute", chat_template="always the same")
 
 
 def test_an_export_replaces_only_what_is_its_own(workspace: Workspace, tmp_path: Path) -> None:

@@ -12,14 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from several_processes import outcome
 from small_alignments import put_base, put_data
 
 from conftest import fill
 from yunque.data.instructions import InstructionRow, write_instructions
+from yunque.errors import UserError
 from yunque.train.objective import Part
-from yunque.train.parallel import share_out
+from yunque.train.parallel import share_out, training_device
+from yunque.train.settings import LoopSettings
 from yunque.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distributed")]
@@ -38,6 +41,7 @@ TOO_LONG = 600
 
 def pretraining(name: str, **changes) -> dict:
     values = {"steps": 10, "batch_size": 4, "tokenizer": "bpe", "checkpoint_every": 4, "validate_every": 5}
+    values |= {"checkpoint_seconds": 1000}
     return {"kind": "pretrain", "settings": {**values, "model": SHAPE, "name": name, **changes}}
 
 
@@ -157,10 +161,9 @@ def workspace(tmp_path_factory) -> Workspace:
     return workspace
 
 
-STOPPED = [f"stopped-{way}-{size}" for way in ("ddp", "fsdp") for size in (1, 4)]
+STOPPED = [f"stopped-{way}-{size}" for way in ("ddp", "fsdp") for size in ("1", "4", "kept")]
 REFUSED = {
     "rollouts": aligning("grpo", "no-grpo", parallel="fsdp", **ROLLOUTS, answers_per_prompt=2),
-    "muon": pretraining("no-muon", parallel="fsdp", optimizer={"kind": "muon"}),
     "stopping": tuning("no-stopping", parallel="fsdp", early_stopping={"patience": 2}),
 }
 
@@ -232,20 +235,44 @@ def test_a_checkpoint_of_two_processes_goes_on_in_four(workspace, trained, alone
         assert_alike(workspace, ref, alone["whole"])
 
 
-def test_a_checkpoint_does_not_show_how_many_wrote_it(workspace, trained) -> None:
-    del trained
-    found = {}
-    for name in ("stopped-ddp-1", "stopped-fsdp-1"):
-        copies = sorted(workspace.runs.glob(f"{name}-*/checkpoints/step-*/*"))
-        if not copies:
-            pytest.skip("the run went on already")
-        found[name] = {path.name: path for path in copies}
-    assert found["stopped-ddp-1"].keys() == found["stopped-fsdp-1"].keys()
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_a_checkpoint_does_not_show_how_many_wrote_it(workspace, trained, way) -> None:
+    assert trained[f"stopped-{way}-kept"] == "crash"
+    assert outcome(workspace, {**pretraining(f"alone-{way}"), "stop": 6}) == "crash"
+    (ours,), (theirs,) = (
+        workspace.runs.glob(f"{name}-*/checkpoints/step-*")
+        for name in (f"stopped-{way}-kept", f"alone-{way}")
+    )
+    assert sorted(path.name for path in ours.iterdir()) == sorted(path.name for path in theirs.iterdir())
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        one, other = load_file(ours / file), load_file(theirs / file)
+        assert one.keys() == other.keys()
+        for name, tensor in one.items():
+            torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=1e-5, msg=f"{file} {name}")
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_slices_cannot_do_is_refused_in_one_sentence(trained, name) -> None:
     assert re.fullmatch(r"error: parallel: .*; set parallel=ddp", trained[f"no-{name}"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told() -> None:
+    with pytest.raises(UserError, match="no GPU that torch can use; set device=cpu"):
+        training_device(LoopSettings(device="cuda"))
+    assert training_device(LoopSettings()).type == "cpu"
+
+
+def test_muon_is_not_for_slices() -> None:
+    with pytest.raises(ValidationError, match="take parallel=ddp"):
+        LoopSettings.model_validate({"parallel": "fsdp", "optimizer": {"kind": "muon"}})
+    assert LoopSettings.model_validate({"optimizer": {"kind": "muon"}}).parallel == "ddp"
+
+
+def test_how_a_run_is_shared_is_no_part_of_what_it_is() -> None:
+    shared = LoopSettings(parallel="fsdp", device="cpu", compile=True)
+    assert shared.model_dump() == LoopSettings().model_dump()
+    assert shared.model_dump() != LoopSettings(seed=1).model_dump()
 
 
 def test_every_process_reads_as_many_parts_of_each_group_and_all_of_them_are_read() -> None:

@@ -11,6 +11,8 @@ from yunque.configuration import resolve
 from yunque.data.instructions import InstructionRow, write_instructions
 from yunque.errors import UserError
 from yunque.train import TuneSettings, tune, tuning_rows
+from yunque.train.corpus import Corpus
+from yunque.train.replayed import Alternating, learned_datasets
 from yunque.train.tune_settings import PROTECTED
 from yunque.workspace import Artifact, Workspace
 
@@ -39,7 +41,7 @@ def test_protect_is_the_documented_preset() -> None:
     document = (Path(__file__).parents[2] / "docs" / "forgetting.md").read_text(encoding="utf-8")
     for name, value in PROTECTED.items():
         for part, inner in value.items() if isinstance(value, dict) else [("", value)]:
-            written = f"{name}.{part}={inner:g}" if part else f"{name}={inner:g}"
+            written = f"{name}.{part}={inner}" if part else f"{name}={inner}".lower()
             assert f"`{written}`" in document
     # The control: without it the settings are not those.
     with pytest.raises(AssertionError):
@@ -69,6 +71,34 @@ def test_an_imported_model_is_protected_by_text_of_its_own(workspace: Workspace)
         for model in (tuned, tune(workspace, "imported", data, again))
     ]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_rows_of_an_earlier_tuning_are_replayed_as_they_were_learned(
+    workspace: Workspace, put_tiny_model: Callable[..., Artifact]
+) -> None:
+    tasks = workspace.get("tasks")
+    first = tune(workspace, "imported", [tuning_rows(workspace, tasks)], TuneSettings(**SETTINGS, replay=0))
+    assert learned_datasets(workspace, first) == ([], [tasks])
+    # Instructions that a model was pre-trained on are text like any other.
+    assert learned_datasets(workspace, put_tiny_model(workspace, "mini", (tasks,))) == ([tasks], [])
+    other = [
+        InstructionRow(f"o{n}", "tema", "es", "t", f"¿De qué va {n}?", "", "mar", None) for n in range(4)
+    ]
+    topics = write_instructions(workspace, "topics", {"train": other})
+    settings = TuneSettings.model_validate(SETTINGS | {"protect": True, "own_text": 600, "name": "held"})
+    held = tune(workspace, first.ref, [tuning_rows(workspace, topics)], settings)
+    seen = json.loads(workspace.file(held, "rows_seen.json").read_text())["datasets"]
+    assert set(seen) == {topics.ref, tasks.ref} and "own" not in seen
+
+
+def test_text_and_tasks_come_by_turns() -> None:
+    text = Corpus([[5] * 50], [("dataset/text@1", "a")], 0, 8, 0)
+    tasks = Corpus([[7] * 50], [("dataset/tasks@1", "b")], 0, 8, 0)
+    both = Alternating(text, tasks)
+    ids = both.windows(0, 5).input_ids
+    assert [int(row.max()) for row in ids] == [5, 7, 5, 7, 5]
+    assert torch.equal(both.windows(3, 2).input_ids, ids[3:])
+    assert both.rows_seen(5) == {("dataset/text@1", "a"): 3, ("dataset/tasks@1", "b"): 2}
 
 
 def test_without_text_to_hold_on_to_it_says_so(workspace: Workspace) -> None:

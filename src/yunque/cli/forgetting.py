@@ -1,5 +1,7 @@
 """`yunque forgetting`: what models forgot, task by task."""
 
+from pathlib import Path
+
 import typer
 from rich.console import Console
 
@@ -21,6 +23,7 @@ def forgetting(
     rows: int | None = typer.Option(
         None, min=1, help="Answer only the first ROWS rows of each task and language."
     ),
+    picture: Path | None = typer.Option(None, help="Write the picture (PNG) to this file too."),
     json: bool = JSON_OPTION,
 ) -> None:
     """Measure models task by task, and show what each forgot against the first: a table and a picture."""
@@ -28,7 +31,7 @@ def forgetting(
     from yunque.evaluate.evaluation import instruction_dataset
     from yunque.evaluate.forgetting import forgetting_matrix
     from yunque.evaluate.tuning_lineage import general_datasets
-    from yunque.workspace import Workspace
+    from yunque.workspace import Workspace, atomic_write
 
     workspace = Workspace.open()
     tasks = [instruction_dataset(workspace, each) for each in instructions] or [
@@ -36,13 +39,15 @@ def forgetting(
     ]
     texts = [workspace.get(each, "dataset") for each in data] or general_datasets(workspace, models[0])
     made, matrix = forgetting_matrix(workspace, models, tasks, texts, rows, bars)
-    picture = workspace.file(made, "matrix.png")
+    drawn = workspace.file(made, "matrix.png")
+    if picture:
+        atomic_write(picture, drawn.read_bytes())
     emit(
-        {"report": made.ref, "picture": str(picture), **matrix},
+        {"report": made.ref, "picture": str(picture or drawn), **matrix},
         json,
         lambda console: _render(console, matrix),
     )
-    note(f"kept as {made.ref}; its picture is {picture}")
+    note(f"kept as {made.ref}; its picture is {picture or drawn}")
 
 
 def _render(console: Console, matrix: dict[str, object]) -> None:

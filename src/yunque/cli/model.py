@@ -38,13 +38,17 @@ def import_(
     tokenizer: Path | None = typer.Option(
         None, help="A tokenizer's file or folder, where the model has none with it (llama2.c)."
     ),
+    chat_template: str | None = typer.Option(
+        None, help="How it writes conversations: a Jinja file, or plain. [default: as its files say]"
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Check a model and keep it in the workspace, bit for bit. The source is never changed."""
     from yunque.model.library import import_model
     from yunque.workspace import Workspace
 
-    made = import_model(Workspace.open(), source, name, dtype, tokenizer, bars)
+    template = _read_template(chat_template) if chat_template else None
+    made = import_model(Workspace.open(), source, name, dtype, tokenizer, bars, template)
     if "tokenizer.json" not in made.files:
         note("it came without a tokenizer: text cannot go in or out (import it again with --tokenizer PATH)")
 
@@ -56,6 +60,17 @@ def import_(
         )
 
     emit(made.as_dict(), as_json, render)
+
+
+def _read_template(name: str) -> str:
+    from yunque.tokenizer.chat import PLAIN_TEMPLATE
+
+    if name == "plain":
+        return PLAIN_TEMPLATE
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--chat-template: {name}: cannot be read ({error})") from None
 
 
 @app.command("new")

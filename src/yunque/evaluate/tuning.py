@@ -104,7 +104,7 @@ def tune_with_report(
         return tuned, made, report
 
     # Of several processes, which tuned it together, the first one measures.
-    return first_makes(report_on_it)
+    return first_makes(report_on_it, tuple[Artifact, Artifact, dict[str, Any]])
 
 
 def _questions(rows: Sequence[InstructionRow]) -> set[str]:

@@ -23,6 +23,7 @@ from yunque.model.hub import PREFIX, download
 from yunque.model.opening import EXPORT_MARK, Checkpoint, open_checkpoint, open_files
 from yunque.model.sources import TensorSource, resident_bytes
 from yunque.progress import Progress, silent
+from yunque.tokenizer.conventions import TEMPLATE_FILE
 from yunque.workspace import Artifact, Workspace, atomic_folder
 from yunque.workspace.artifact import checked_name
 from yunque.workspace.files import sha256_of
@@ -45,13 +46,14 @@ def import_model(
     dtype: str | None = None,
     tokenizer: Path | None = None,
     progress: Progress = silent,
+    chat_template: str | None = None,
 ) -> Artifact:
     """Keep the model at `source` (a path, or `hf:ORG/NAME[@REVISION]`) as the artifact `model/NAME`.
 
     Weights of safetensors are kept byte for byte; others are written as safetensors, bit for bit, unless `dtype`
-    changes them. One tensor at a time is in memory (of a `.bin` of before torch 1.6, all of them). Raises
-    UserError for what is no whole model of a family that is known; nothing is kept then, and the source is never
-    changed.
+    changes them. `chat_template` is how it is to write conversations, whatever came with it. One tensor at a time is
+    in memory (of a `.bin` of before torch 1.6, all of them). Raises UserError for what is no whole model of a family
+    that is known; nothing is kept then, and the source is never changed.
     """
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
@@ -65,6 +67,9 @@ def import_model(
         found = download(source, progress)
         path, revision = found.folder, found.revision
     checkpoint = open_checkpoint(path, tokenizer)
+    asked_for = set() if chat_template is None else {TEMPLATE_FILE}
+    if chat_template is not None:
+        checkpoint = _with_chat_template(checkpoint, chat_template)
     config = checkpoint.configuration
     check_memory(checkpoint.source.where, resident_bytes(checkpoint.source))
     plan_loading(config, checkpoint.source)
@@ -80,10 +85,17 @@ def import_model(
                 "family": config.model_type,
                 "source_files": _hashes(checkpoint, progress),
                 "dtype": dtype,
-                "made": sorted(set(files) - set(checkpoint.kept) - set(checkpoint.weights)),
+                "made": sorted(set(files) - set(checkpoint.kept) - set(checkpoint.weights) - asked_for),
             },
             figures={**_figures(entries), "context": config.context},
         )
+
+
+def _with_chat_template(checkpoint: Checkpoint, template: str) -> Checkpoint:
+    if checkpoint.tokenizer is None:
+        raise UserError("chat-template: the model came without a tokenizer: name one with --tokenizer")
+    kept = {name: path for name, path in checkpoint.kept.items() if name != TEMPLATE_FILE}
+    return replace(checkpoint, kept=kept, tokenizer=checkpoint.tokenizer.with_chat_template(template))
 
 
 def _name_of(source: str) -> str:

@@ -14,6 +14,16 @@ from yunque.tokenizer.template import render
 
 _Span = tuple[int, int]
 
+PLAIN_TEMPLATE = """\
+{{- bos_token if bos_token else '' -}}
+{%- for message in messages -%}
+{{ message['role'] | capitalize + ':\\n' + message['content'] -}}
+{{ (eos_token if message['role'] == 'assistant' else '') + '\\n' -}}
+{%- endfor -%}
+{{ 'Assistant:\\n' if add_generation_prompt else '' -}}
+"""
+"""For a model that was never taught a format: who speaks, and what, in plain text."""
+
 
 class ChatFormat:
     """The chat template of a tokenizer.

@@ -7,6 +7,7 @@ special tokens cannot be written in a text: `<|end|>` typed by a user is eight o
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +23,13 @@ from yunque.tokenizer.alphabet import LETTERS, is_byte_level, token_reader
 from yunque.tokenizer.bulk import BulkEncoder, bulk_encoder
 from yunque.tokenizer.chat import ChatFormat
 from yunque.tokenizer.check import check_described
-from yunque.tokenizer.conventions import COMPANIONS, Conventions, read_conventions, read_small
+from yunque.tokenizer.conventions import (
+    COMPANIONS,
+    TEMPLATE_FILE,
+    Conventions,
+    read_conventions,
+    read_small,
+)
 from yunque.tokenizer.disguise import disguised, forgeable, random_names
 
 END, PAD, SYSTEM, USER, ASSISTANT = SPECIAL_TOKENS = (
@@ -219,6 +226,20 @@ class Tokenizer:
         inner.add_tokens([AddedToken(name, normalized=False) for name in missing])
         return Tokenizer(inner, self._conventions)
 
+    def with_chat_template(self, template: str) -> "Tokenizer":
+        """The same tokenizer, which writes conversations as `template` (Jinja) says.
+
+        Raises UserError for a template that cannot write a question and its answer.
+        """
+        files = {**self._conventions.files, TEMPLATE_FILE: template.encode()}
+        told = replace(self._conventions, chat_template=template, files=files)
+        made = Tokenizer(AnyTokenizer.from_str(self._source.to_str()), told)
+        asked, _ = made.encode_chat([("user", "¿Sí?")], True)
+        _, written = made.encode_chat([("user", "¿Sí?"), ("assistant", "Sí")], False)
+        if not asked or True not in written:
+            raise UserError("the chat template writes no question, or no answer")
+        return made
+
     def token_id(self, name: str) -> int | None:
         """The id of a token by its name in `tokenizer.json`, special or not."""
         id: int | None = self._source.token_to_id(name)
@@ -327,8 +348,8 @@ class Tokenizer:
         template = self._conventions.chat_template
         if template is None:
             raise UserError(
-                "the tokenizer has no chat template, so it cannot write a conversation: put a chat_template.jinja "
-                "beside tokenizer.json, or give the model a plain text"
+                "the tokenizer has no chat template, so it cannot write a conversation: import the model with "
+                "--chat-template plain (or a Jinja file of yours), or give it a plain text"
             )
         return ChatFormat(
             template,

@@ -70,7 +70,9 @@ def keep_adapter(
     config: Mapping[str, Any],
 ) -> Artifact:
     """Keep the LoRA of a model as an artifact, in PEFT's format, and merge it: `model` is a plain one again."""
-    adapter = first_makes(lambda: workspace.put("adapter", name, save_adapter(model), parents, config))
+    adapter = first_makes(
+        lambda: workspace.put("adapter", name, save_adapter(model), parents, config), Artifact
+    )
     merge_lora(model)
     remove_lora(model)
     return adapter

@@ -214,7 +214,7 @@ def _put_reference(
     """Give the objective the reference's log-probabilities, worked out before the first step and kept with the
     run."""
     path = alignment.run.folder / "reference.safetensors"
-    if first_makes(path.exists):
+    if first_makes(path.exists, bool):
         objective.reference = load_file(path)["log_probabilities"]
         return
     # No step was done yet, or none is loaded yet: what is to be trained still is the reference.
@@ -226,7 +226,7 @@ def _put_reference(
         alignment.progress("Reading with the reference", total=total) as task,
     ):
         objective.reference = objective.find_reference(reference, task.advance)
-    first_makes(lambda: atomic_write(path, save({"log_probabilities": objective.reference})))
+    first_makes(lambda: atomic_write(path, save({"log_probabilities": objective.reference})), None)
 
 
 def _divergence(alignment: Alignment, model: Writer, pairs: Sequence[Pair]) -> dict[str, float]:

@@ -98,7 +98,7 @@ def load_checkpoint(
             break
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError):
             continue  # damaged on disk after it was written: the one before it is a little older, and as good
-    if found.step != first_makes(lambda: found.step):
+    if found.step != first_makes(lambda: found.step, int):
         raise UserError(
             f"{folder}: the processes of this run do not see the same files; give them one workspace"
         )

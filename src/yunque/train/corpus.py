@@ -39,6 +39,12 @@ class Windows:
     targets: Tensor
     segment_ids: Tensor
 
+    @property
+    def borders(self) -> Tensor | None:
+        """The segment ids, or None where each window is of one document: attention without a mask is quicker."""
+        several = self.segment_ids != self.segment_ids[:, :1]
+        return self.segment_ids if bool(several.any()) else None
+
     def split(self, count: int) -> list["Windows"]:
         """The same windows, at most `count` together."""
         shares = (torch.split(tensor, count) for tensor in (self.input_ids, self.targets, self.segment_ids))

@@ -7,7 +7,7 @@ too, and one of them tells why.
 """
 
 import atexit
-import pickle
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +16,10 @@ from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, distributed
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
@@ -72,32 +73,31 @@ def _leave(store: Store) -> None:
         pass  # the others are gone
 
 
-def first_makes(make: Callable[[], T]) -> T:
+def first_makes(make: Callable[[], T], kind: Any) -> T:
     """What `make` gives in the first process, in every one; a UserError there is one everywhere.
 
-    Every process has to come here in the same order. In a run of one process it is `make()`.
+    Every process has to come here in the same order. In a run of one process it is `make()`. It goes to the others as
+    JSON, and `kind` is the type of it (pydantic's: dataclasses, tuples and the like).
     """
     if world_size() == 1:
         return make()
-    store, key = meet(), f"made/{next(_numbers)}"
+    store, key, adapter = meet(), f"made/{next(_numbers)}", TypeAdapter[T](kind)
     if rank() == 0:
         try:
             made = make()
         except BaseException as error:
-            sentence = str(error) if isinstance(error, UserError) else _LOST
-            store.set(key, pickle.dumps((False, sentence)).hex())
+            store.set(key, json.dumps({"error": str(error) if isinstance(error, UserError) else _LOST}))
             raise
-        store.set(key, pickle.dumps((True, made)).hex())
+        store.set(key, json.dumps({"made": adapter.dump_python(made, mode="json")}))
         return made
     with peers():
         while not store.check([key]):
             time.sleep(_LOOKING_EVERY)
-        fine, found = pickle.loads(bytes.fromhex(store.get(key).decode()))
+        found = json.loads(store.get(key))
         store.add(f"{key}/read", 1)
-    if not fine:
-        raise UserError(found)
-    result: T = found
-    return result
+    if "error" in found:
+        raise UserError(found["error"])
+    return adapter.validate_python(found["made"])
 
 
 def added_up(numbers: Sequence[float]) -> list[float]:

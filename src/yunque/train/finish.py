@@ -26,7 +26,7 @@ def settled_plan(run: Run, make: Callable[[], TrainingPlan], tell: Tell) -> Trai
     own = make()
     # All processes measure at once, as they will work at once: the first one's plan counts, with the speed of all.
     speed = sum(added_up([own.matmul_gflops]))
-    plan = first_makes(lambda: replace(own, matmul_gflops=round(speed, 1)))
+    plan = first_makes(lambda: replace(own, matmul_gflops=round(speed, 1)), TrainingPlan)
     run.keep(plan=plan.as_dict())
     for sentence in plan.sentences():
         tell(sentence)
@@ -55,7 +55,7 @@ def keep_model(
     Of several processes the first one does, and all get the artifact.
     """
     return first_makes(
-        lambda: _kept(workspace, run, name, {**save_model(model), **tokenizer_files}, parents, seen)
+        lambda: _kept(workspace, run, name, {**save_model(model), **tokenizer_files}, parents, seen), Artifact
     )
 
 
@@ -70,7 +70,9 @@ def keep_files(
     kind: Kind = "model",
 ) -> Artifact:
     """`keep_model` for a model (or an adapter) that is files already; `measured` goes among its figures."""
-    return first_makes(lambda: _kept(workspace, run, name, model_files, parents, seen, measured, kind))
+    return first_makes(
+        lambda: _kept(workspace, run, name, model_files, parents, seen, measured, kind), Artifact
+    )
 
 
 def _kept(

@@ -4,10 +4,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,7 +18,7 @@ from yunque.progress import Progress, silent
 from yunque.tokenizer import Tokenizer, tokenizer_of
 from yunque.train.adapter import keep_adapter, make_trainable, open_writer, prompted
 from yunque.train.alignment import parted
-from yunque.train.corpus import Corpus, training_corpus, training_documents
+from yunque.train.corpus import training_documents
 from yunque.train.corruption import CorruptionSettings
 from yunque.train.early_stopping import EarlyStopping
 from yunque.train.finish import keep_files, settled_plan
@@ -32,8 +30,9 @@ from yunque.train.objectives.next_token import NextToken
 from yunque.train.objectives.replay import Replay
 from yunque.train.objectives.span_corruption import Corruption, Pieces, SpanCorruption
 from yunque.train.objectives.written import Writer
-from yunque.train.own_text import OWN, own_documents
+from yunque.train.own_text import OWN
 from yunque.train.parallel import training_device
+from yunque.train.replayed import learned_datasets, replayed_corpus
 from yunque.train.run import Run, open_run
 from yunque.train.schedule import TrainingPlan, Workload, plan_run
 from yunque.train.tune_settings import TuneSettings
@@ -95,9 +94,8 @@ def _replay(
     """General text to read again; none where the base is not known to have learned from any, or cannot change."""
     if not settings.replay or settings.prompt is not None:
         return None
-    datasets = _replayed(workspace, base, settings)
-    own = not datasets and settings.own_text > 0
-    if not datasets and not own:
+    datasets, tasks = _replayed(workspace, base, settings)
+    if not datasets and not tasks and not settings.own_text:
         if settings.kl.replayed:
             raise UserError(
                 f"kl.replayed: what {base.ref} was trained on is not known here: name a dataset with replay_data"
@@ -106,15 +104,12 @@ def _replay(
     context, count = context_of(model), settings.replay
     together = min(settings.together, count)
     text: NextToken | SpanCorruption
-    if own:
-        with nullcontext(folder) if folder else TemporaryDirectory() as place:
-            # A plan, which has no folder, needs to know no more than how much a step reads.
-            tokens = max(settings.own_text if folder else 0, 2 * context)
-            keys, documents = own_documents(Path(place), model, tokenizer, tokens, settings.seed, progress)
-        text = NextToken(
-            Corpus(documents, keys, tokenizer.end_id, context, settings.seed), None, count, together
-        )
-    elif isinstance(model, EncoderDecoder):
+    if isinstance(model, EncoderDecoder):
+        if not datasets:
+            raise UserError(
+                f"{base.ref} is an encoder-decoder, which does not write text of its own to replay: "
+                "name a dataset with replay_data"
+            )
         spans = CorruptionSettings.model_validate(base.config.get("corruption") or {})
         corruption = Corruption(tokenizer, context, spans)
         if corruption.tokenizer.vocab_size > model.config.vocab_size:
@@ -125,14 +120,23 @@ def _replay(
         pieces = Pieces(whole, keys, corruption.longest, count, settings.seed)
         text = SpanCorruption(corruption, pieces, pieces, 0, together)
     else:
-        corpus = training_corpus(workspace, datasets, tokenizer, context, settings.seed)
+        corpus = replayed_corpus(
+            workspace, datasets, tasks, settings, tokenizer, model, context, folder, progress
+        )
+        assert corpus is not None
         text = NextToken(corpus, None, count, together)
     return Replay(text, settings.replay_weight, settings.kl.replayed, frozen)
 
 
-def _replayed(workspace: Workspace, base: Artifact, settings: TuneSettings) -> list[Artifact]:
-    refs = settings.replay_data or [ref for ref in base.parents if ref.startswith("dataset/")]
-    return [workspace.get(ref, "dataset") for ref in refs]
+def _replayed(
+    workspace: Workspace, base: Artifact, settings: TuneSettings
+) -> tuple[list[Artifact], list[Artifact]]:
+    """The text to replay, and the instructions of earlier tunings."""
+    text, tasks = learned_datasets(workspace, base) if settings.replay_tasks else ([], [])
+    if settings.replay_data or not settings.replay_tasks:
+        refs = settings.replay_data or [ref for ref in base.parents if ref.startswith("dataset/")]
+        text = [workspace.get(ref, "dataset") for ref in refs]
+    return text, tasks
 
 
 def _prepare(
@@ -181,7 +185,9 @@ def _identity(
         sort_keys=True,
     )
     hashes = {base.ref: base.hash, "rows": hashlib.sha256(texts.encode()).hexdigest()}
-    hashes |= {each.ref: each.hash for each in _replayed(workspace, base, settings) if settings.replay_data}
+    hashes |= {
+        each.ref: each.hash for each in _replayed(workspace, base, settings)[0] if settings.replay_data
+    }
     return {
         "objective": "instruct",
         **settings.model_dump(mode="json"),

@@ -64,7 +64,7 @@ def next_token_loss(model: CausalModel, windows: Windows) -> Tensor:
 def window_vectors(model: CausalModel, windows: Windows) -> tuple[Tensor, Tensor]:
     """The final vectors [N, D] of every position of packed windows, and the targets [N]."""
     windows = windows.to(next(model.parameters()).device)
-    hidden_BTD = model.hidden(windows.input_ids, segment_ids_BT=windows.segment_ids)
+    hidden_BTD = model.hidden(windows.input_ids, segment_ids_BT=windows.borders)
     return hidden_BTD.flatten(0, 1), windows.targets.flatten()
 
 

@@ -207,8 +207,6 @@ def _sliced(model: LanguageModel, objective: Objective, settings: LoopSettings, 
             "parallel: early stopping, PPO and GRPO need the whole model between steps, and fsdp cuts it in slices; "
             "set parallel=ddp"
         )
-    if settings.optimizer.kind == "muon":
-        raise UserError("parallel: Muon turns whole matrices, and fsdp cuts them in slices; set parallel=ddp")
     from yunque.train.sharded import Shards  # nearly a second to load, which most runs need not wait
 
     # The whole stays in the machine's memory.

@@ -60,7 +60,7 @@ def open_run(workspace: Workspace, name: str, identity: dict[str, Any]) -> Itera
     checked_name(name)
     folder = workspace.runs / f"{name}-{fingerprint(identity)}"
     with ExitStack() as held:
-        yield Run(folder, first_makes(lambda: _opened(folder, identity, held)))
+        yield Run(folder, first_makes(lambda: _opened(folder, identity, held), dict[str, Any]))
 
 
 def _opened(folder: Path, identity: dict[str, Any], held: ExitStack) -> dict[str, Any]:

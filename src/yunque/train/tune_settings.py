@@ -13,7 +13,13 @@ from yunque.train.mixture import MixtureSettings
 from yunque.train.settings import LoopSettings, OptimizerSettings
 
 # What `protect` sets, where nothing else is said: chosen by measurement (docs/forgetting.md).
-PROTECTED: Mapping[str, Any] = {"replay": 1, "replay_weight": 0.0, "kl": {"replayed": 1.0}, "own_text": 20_000}
+PROTECTED: Mapping[str, Any] = {
+    "replay": 2,
+    "replay_weight": 0.0,
+    "kl": {"replayed": 1.0},
+    "replay_tasks": True,
+    "own_text": 20_000,
+}
 
 
 class DivergenceSettings(Settings):
@@ -30,9 +36,10 @@ class TuneSettings(LoopSettings):
     With `seconds` the run has at most as many steps as fit. `replay` windows of what the base model was trained on
     (or of `replay_data`) are read in each step as well, so that less of it is forgotten; their loss counts
     `replay_weight` times. Where nothing of that is at hand, the base writes `own_text` tokens itself before the
-    first step, and these are replayed. `kl` holds the model to its base. With `lora` an adapter is trained and the
-    base is not; it is kept, and merged into the tuned model. With `prompt` vectors before every text are trained:
-    an adapter, and the model stays what it is. `mixture` says how often the rows of each task are read; without it
+    first step, and these are replayed. With `replay_tasks` every second window is of rows that the base was tuned
+    on earlier, in the chat format. `kl` holds the model to its base. With `lora` an adapter is trained and the base
+    is not; it is kept, and merged into the tuned model. With `prompt` vectors before every text are trained: an
+    adapter, and the model stays what it is. `mixture` says how often the rows of each task are read; without it
     every row is read as often as any other. `protect` sets what holds a model to what it knew, where nothing else
     is said.
     """
@@ -46,6 +53,7 @@ class TuneSettings(LoopSettings):
     replay_weight: float = Field(default=1.0, ge=0)
     replay_data: tuple[str, ...] = ()
     own_text: int = Field(default=0, ge=0)
+    replay_tasks: bool = False
     kl: DivergenceSettings = DivergenceSettings()
     lora: LoraSettings | None = None
     prompt: PromptTuningSettings | None = None

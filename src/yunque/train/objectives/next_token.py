@@ -3,18 +3,31 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from yunque.model import CausalModel, LanguageModel
-from yunque.train.corpus import Corpus, RowKey, Windows
+from yunque.train.corpus import RowKey, Windows
 from yunque.train.loss import next_token_loss
 from yunque.train.objective import Part, PartLoss
+
+
+class Reading(Protocol):
+    """Windows without end, by number."""
+
+    def windows(self, first: int, count: int) -> Windows:
+        """`count` windows from number `first` on."""
+        ...
+
+    def rows_seen(self, count: int) -> Counter[RowKey]:
+        """In how many of the first `count` windows some of each row was read."""
+        ...
 
 
 @dataclass(frozen=True)
 class NextToken:
     """Mean loss over all positions of `batch_size` windows a step, `micro_batch_size` of them at once."""
 
-    corpus: Corpus
+    corpus: Reading
     validation: Windows | None
     batch_size: int
     micro_batch_size: int
