@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_writers import FAMILIES, READ_A_SOURCE, ROWS, put_writer, settings_of, tokenizer, writer
 from tokenizers import Tokenizer as AnyTokenizer
-from tokenizers import models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 from torch.testing import assert_close
 
 from yunque.generate.config import GenerationConfig
@@ -16,9 +16,10 @@ from yunque.llm import Message
 from yunque.llm.local import LocalModel
 from yunque.server.served import Served, Settings
 from yunque.tokenizer import Tokenizer
+from yunque.tokenizer.alphabet import LETTER_OF_BYTE, LETTERS
 from yunque.train import TuningRows, tune
 from yunque.train.objectives.answers import answer_losses
-from yunque.train.tuning_rows import encode_rows
+from yunque.train.tuning_rows import encode_rows, is_asked_as_taught
 from yunque.workspace import Workspace
 
 
@@ -126,3 +127,27 @@ def test_the_end_is_learned_where_it_pads_too_and_where_the_template_does_not_wr
                 assert_close(answer_losses(net, [wrong])[0], alone, rtol=1e-4, atol=1e-5)
         gradient = torch.autograd.grad(alone, net.embedding.weight if family == "t5" else net.head.weight)[0]
         assert gradient[tokens.end_id].abs().max() > 0
+
+
+def blank_before_answers(colon: str) -> Tokenizer:
+    """A tokenizer for which ": " is one token, with a template that puts an answer behind `colon`."""
+    vocab = {letter: number for number, letter in enumerate(sorted(LETTERS))}
+    blank = LETTER_OF_BYTE[32]
+    inner = AnyTokenizer(models.BPE(vocab={**vocab, ":" + blank: 256}, merges=[(":", blank)]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(["<eos>"])
+    asked, answered = "{{ m['content'] + '" + colon + "' }}", "{{ ' ' + m['content'] + '<eos>' }}"
+    return Tokenizer(inner).with_chat_template(
+        "{% for m in messages %}{% if m['role'] == 'user' %}"
+        + asked
+        + "{% else %}"
+        + answered
+        + "{% endif %}{% endfor %}"
+    )
+
+
+@pytest.mark.parametrize(("colon", "same"), [(":", False), ("=", True)])
+def test_a_template_that_joins_question_and_answer_is_noticed(colon, same) -> None:
+    tokens = blank_before_answers(colon)
+    assert is_asked_as_taught(tokens, writer("llama", tokens), ROWS[0]) == same

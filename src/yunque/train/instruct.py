@@ -36,7 +36,7 @@ from yunque.train.replayed import learned_datasets, replayed_corpus
 from yunque.train.run import Run, open_run
 from yunque.train.schedule import TrainingPlan, Workload, plan_run
 from yunque.train.tune_settings import TuneSettings
-from yunque.train.tuning_rows import OnBad, TuningRows, encode_rows
+from yunque.train.tuning_rows import OnBad, TuningRows, encode_rows, is_asked_as_taught
 from yunque.workspace import Artifact, Workspace
 
 _TASKS_TOLD = 12
@@ -162,6 +162,12 @@ def _prepare(
     else:
         model = prompted(model, settings.prompt, tokenizer, settings.seed)
     learn, held_out, left_out = _examples(data, settings, tokenizer, model, on_bad)
+    taught = next(row for each in data for row in each.rows if row.id == learn[0].key[1])
+    if not is_asked_as_taught(tokenizer, model, taught):
+        tell(
+            "The chat template lets the end of a question and the beginning of its answer become one token: what is "
+            "learned after it will not be asked. Let answers begin on a line of their own."
+        )
     batches = Batches(
         [example.task for example in learn],
         [example.written.length for example in learn],

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from yunque.data.instructions import InstructionRow, places_of, read_instruction_split
 from yunque.errors import UserError
-from yunque.generate.conversation import encode_answer, positions_needed
+from yunque.generate.conversation import encode_answer, encode_prompt, positions_needed
 from yunque.model import LanguageModel
 from yunque.tokenizer import Tokenizer
 from yunque.train.objectives.answers import Example
@@ -79,3 +79,10 @@ def encode_rows(
             raise UserError(f"{sentence}{more}; shorten it, or leave bad rows out with --skip-bad")
         on_bad(sentence)
     return examples
+
+
+def is_asked_as_taught(tokenizer: Tokenizer, model: LanguageModel, row: InstructionRow) -> bool:
+    """Whether what a row is learned after is what serving will ask: a token that spans the end of the question and
+    the beginning of the answer (after a blank, say) is in the one and not in the other."""
+    asked = [("user", row.question)]
+    return encode_answer(tokenizer, model, asked, row.answer).prompt == encode_prompt(tokenizer, model, asked)
