@@ -17,7 +17,7 @@ from yunque.configuration import resolve
 from yunque.data.instructions import shipped_instructions
 from yunque.evaluate.evaluation import instruction_dataset
 from yunque.evaluate.metrics import bootstrap_interval
-from yunque.evaluate.tuning import general_datasets, tune_with_report
+from yunque.evaluate.tuning import HeldOut, general_datasets, tune_with_report
 from yunque.train import TuneSettings
 from yunque.workspace import Workspace
 
@@ -36,7 +36,8 @@ def measured(
     general = [workspace.get(ref, "dataset") for ref in given.general] or general_datasets(
         workspace, given.model
     )
-    _, made, _ = tune_with_report(workspace, given.model, [training], training, general, resolved, bars)
+    held_out = HeldOut([training], general)
+    _, made, _ = tune_with_report(workspace, given.model, [training], held_out, resolved, bars)
     return made.figures
 
 

@@ -9,6 +9,8 @@ from yunque.workspace import Artifact, Workspace
 
 # The workers of a parallel run share the cores; see `yunque.cli.main.run`.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# ... and what they train is so small that a second thread is only waited for.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _TEXTS = [
     "Cada pasajero puede llevar una maleta de 23 kg y un bolso de mano.",

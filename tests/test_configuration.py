@@ -32,6 +32,8 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("shape.layer=3", "shape.layer: Extra inputs"),
         ("rate=fast", "rate: Input should be a valid number"),
         ("name.x=1", "name: Input should be a valid string"),
+        ("rate=.inf", "rate: Input should be a finite number"),
+        ("rate=.nan", "rate: Input should be a finite number"),
         ("rate", "write it as field.subfield=value"),
         ("rate=[", "not valid YAML"),
     ],

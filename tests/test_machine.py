@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 
 from yunque import machine
+from yunque.errors import UserError
 from yunque.machine import control_group_limits, machine_memory
+from yunque.processes import rank
 
 
 def write(path: Path, text: str) -> None:
@@ -29,6 +31,14 @@ def test_inside_a_container_the_own_group_is_the_root(tmp_path) -> None:
     write(tmp_path / "proc/self/cgroup", "0::/docker/8f0a\n")
     write(tmp_path / "sys/fs/cgroup/memory.max", "4000\n")
     assert control_group_limits(tmp_path) == [4000]
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK"])
+def test_an_environment_that_no_torchrun_made_is_told(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(name, "dos")
+    with pytest.raises(UserError, match=f"{name}='dos'"):
+        rank()
 
 
 def test_without_control_groups_there_is_no_limit(tmp_path) -> None:

@@ -101,6 +101,23 @@ def _correct(workspace: Workspace, model: Artifact, rows: Sequence[InstructionRo
     return [float(exact_match(text, one.answer)) for text, one in zip(written, rows, strict=True)]
 
 
+def by_task(rows: Sequence[InstructionRow], scores: Sequence[float]) -> list[float]:
+    """The mean score of each task, by name."""
+    found: dict[str, list[float]] = {}
+    for one, score in zip(rows, scores, strict=True):
+        found.setdefault(one.task, []).append(score)
+    return [sum(found[task]) / len(found[task]) for task in sorted(found)]
+
+
+def mean_of_tasks(tasks_of_seeds: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """The mean over the tasks of all seeds, and the ends of its 95 % interval.
+
+    Tasks are resampled and not rows: the rows of a task are right or wrong together.
+    """
+    every = [score for tasks_of_seed in tasks_of_seeds for score in tasks_of_seed]
+    return sum(every) / len(every), *bootstrap_interval(every)
+
+
 def _tuned(options: Options, fresh: Artifact, part: Part, name: str, seed: int) -> Artifact:
     data = write_instructions(options.workspace, name, {"train": part.train})
     settings = TuneSettings(
@@ -133,7 +150,7 @@ def experiment(options: Options) -> Outcome:
     shape = ModelSettings(hidden_size=96, layers=2, context=1024 if options.data else 128)
     rows, changes = [], list[float]()
     for count in (0, *counts):
-        seen, unseen, by_seed, trained = list[float](), list[float](), list[float](), count
+        seen, unseen, trained = list[float](), list[list[float]](), count
         for seed in seeds:
             fresh = make_model(
                 workspace,
@@ -142,20 +159,17 @@ def experiment(options: Options) -> Outcome:
             part = _parts(options, max(count, 1), seed)
             trained = len({one.task for one in part.train}) if count else 0
             model = _tuned(options, fresh, part, f"tasks-{count}-{seed}", seed) if count else fresh
-            scores = _correct(workspace, model, part.unseen)
+            unseen.append(by_task(part.unseen, _correct(workspace, model, part.unseen)))
             if count:
-                seen += _correct(workspace, model, part.seen)
-            unseen += scores
-            by_seed.append(sum(scores) / len(scores))
-        low, high = bootstrap_interval(unseen)
-        mean = sum(unseen) / len(unseen)
+                seen += by_task(part.seen, _correct(workspace, model, part.seen))
+        mean, low, high = mean_of_tasks(unseen)
         changes.append(mean)
         rows.append(
             [
                 f"{trained}",
                 f"{sum(seen) / len(seen):.0%}" if seen else "",
                 f"{mean:.0%} ({low:.0%} to {high:.0%})",
-                ", ".join(f"{share:.0%}" for share in by_seed),
+                ", ".join(f"{sum(each) / len(each):.0%}" for each in unseen),
             ]
         )
     columns = ("tasks", "new rows of those tasks", "tasks never seen (95 % interval)", "by seed")

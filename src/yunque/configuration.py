@@ -11,9 +11,9 @@ from yunque.errors import UserError
 
 
 class Settings(BaseModel):
-    """Base of every configuration: unknown fields are refused, values never change after the start."""
+    """Base of every configuration: unknown fields and inf and nan are refused, values never change later."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
@@ -59,11 +59,14 @@ def validated(cls: type[SettingsT], values: dict[str, Any], where: str) -> Setti
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'value'}: {problem['msg']}"
-            for problem in error.errors()
-        )
-        raise UserError(f"{where}: {problems}") from None
+        raise UserError(f"{where}: {'; '.join(map(_problem, error.errors()))}") from None
+
+
+def _problem(problem: Any) -> str:
+    """What is wrong, with its field where it is about one, without pydantic's words around our own."""
+    place = ".".join(str(part) for part in problem["loc"])
+    said: str = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {said}" if place else said
 
 
 def resolve(

@@ -26,7 +26,7 @@ def test_help_imports_nothing_heavy_and_few_modules(tmp_path: Path) -> None:
         "print('HEAVY', heavy, 'OWN', [n for n in yunque if not n.startswith('yunque.cli')])\n"
     )
     said = _python(code, tmp_path).stdout
-    assert "HEAVY [] OWN ['yunque.errors']" in said
+    assert "HEAVY [] OWN ['yunque.errors', 'yunque.processes']" in said
     assert "quickstart" in said
 
 

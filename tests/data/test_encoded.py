@@ -90,6 +90,18 @@ def test_what_was_used_longest_ago_makes_room(workspace: Workspace, monkeypatch:
     assert counting.calls == 0
 
 
+def test_what_another_process_is_writing_is_left_alone(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_BYTES", 1)
+    writing = workspace.root / "cache" / "encoded" / ".other.tmp"
+    writing.mkdir(parents=True)
+    (writing / "tokens.npy").write_bytes(b"half")
+    for number in range(2):
+        encoded_texts(workspace, dataset(workspace, [f"texto {number}"]), tokenizer())
+    assert (writing / "tokens.npy").read_bytes() == b"half"
+
+
 def test_rows_without_text_are_passed_over() -> None:
     encoded = encode_texts(tokenizer(), [("a", ""), ("b", "uno"), ("c", "")])
     assert encoded.row_ids == ["b"]

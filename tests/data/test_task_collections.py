@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import tempfile
 import unicodedata
 from importlib.resources import files
@@ -195,6 +196,27 @@ def test_the_shipped_collection_is_what_its_readme_says() -> None:
             answers = [task.templates[0].ask(row.values).answer for row in task.rows]
             shares = [answers.count(label.literals[0]) / len(answers) for label in labels]
             assert max(shares) < 2 / len(labels), task.name
+
+
+def asks_yes_or_no(template: str) -> bool:
+    """Whether a question can be answered by yes or no alone: it begins with a verb and names no choice."""
+    return bool(re.match(r"¿?(Is|Are|Does|Do|Can|Es|Son|Hay|Está) ", template)) and not re.search(
+        r" (or|o|u) ", template
+    )
+
+
+def test_a_shipped_question_that_asks_yes_or_no_takes_no_other_answer() -> None:
+    asked = [
+        template.ask(task.rows[0].values)
+        for task in read_tasks(Path(str(files("yunque") / "samples" / "tasks")))
+        for template in task.templates
+    ]
+    asking = [each for each in asked if asks_yes_or_no(each.instruction)]
+    assert asking
+    assert not [each for each in asking if each.answer not in ("yes", "no", "sí")]
+    assert asks_yes_or_no("¿Es perro una de estas cosas: animal, fruta?")
+    assert not asks_yes_or_no("¿Cuál de estas cosas es perro: animal, fruta?")
+    assert not asks_yes_or_no("Is this text positive or negative? No.")
 
 
 def test_the_shipped_rows_are_what_their_sources_make() -> None:

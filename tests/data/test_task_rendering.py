@@ -9,9 +9,16 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from yunque.cli.data import app
-from yunque.data.instructions import read_instruction_split
+from yunque.data.instructions import InstructionRow, read_instruction_split
 from yunque.data.task_collections import Task, TaskRow
-from yunque.data.task_rendering import RenderedTasks, TaskSettings, _check_wording, add_tasks, render_tasks
+from yunque.data.task_rendering import (
+    RenderedTasks,
+    TaskSettings,
+    _check_wording,
+    add_tasks,
+    render_tasks,
+    rows_in,
+)
 from yunque.data.task_templates import Template, parse_pattern
 from yunque.errors import UserError
 from yunque.workspace import Workspace
@@ -61,7 +68,7 @@ def check_nothing_held_out_was_trained_on(tasks: list[Task], rendered: RenderedT
     by_id = {row.id: row for task in tasks for row in task.rows}
 
     def base(row_id: str) -> str:
-        return row_id.rsplit("/", 2)[0]
+        return "/".join(row_id.split("/")[:2])
 
     trained_rows = {base(row.id) for row in train}
     for split in ("heldout", "unseen"):
@@ -274,6 +281,9 @@ def test_the_command_tells_tasks_templates_and_shots(tmp_path: Path, monkeypatch
     assert "560 unseen" in listed.stdout
     wrong = runner.invoke(app, ["tasks", "-n", "t", "--shots", "two"])
     assert isinstance(wrong.exception, UserError) and "--shots" in str(wrong.exception)
+    many = runner.invoke(app, ["tasks", "-n", "t", "--shots", "0,101"])
+    assert isinstance(many.exception, UserError)
+    assert str(many.exception) == "--shots: a prompt has at most 100 examples, not 101"
 
 
 def test_other_datasets_of_rows_are_shown_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,3 +299,32 @@ def test_other_datasets_of_rows_are_shown_too(tmp_path: Path, monkeypatch: pytes
     assert len(shown["card"]["tasks"]) == 8 and shown["card"]["tasks"][0]["templates"] == 13
     drawn = runner.invoke(app, ["show", "preferences", "--rows", "1"])
     assert drawn.exit_code == 0 and "64 train" in drawn.stdout and "rejected: " in drawn.stdout
+
+
+def test_a_row_tells_which_rows_it_asks_and_shows() -> None:
+    task = make_task("task", [(f"a{n}", f"b{n}") for n in range(30)])
+    rendered = render_tasks([task], TaskSettings(shots=(0, 2), few_shot_share=0.5, templates_per_row=3))
+    asked = {row.values["asked"]: row.id for row in task.rows}
+    forms = set[int]()
+    for row in (row for rows in rendered.splits.values() for row in rows):
+        if "inverted" in row.template:
+            continue
+        words = [line.rsplit(" ", 1)[1] for line in row.instruction.splitlines() if ": " in line]
+        assert sorted(rows_in(row)) == sorted(asked[word] for word in words)
+        assert rows_in(row)[0] == asked[words[-1]]
+        forms.add(len(words))
+    assert forms == {1, 3}
+
+
+@pytest.mark.parametrize(
+    ("id", "template"),
+    [
+        ("own/name/1/zero-shot", "t"),
+        ("task/1/2/few-shot-1/3", "task/3/few-shot-1"),
+        ("a/b", "task"),
+        ("", ""),
+    ],
+)
+def test_rows_of_other_origin_are_themselves_alone(id: str, template: str) -> None:
+    row = InstructionRow(id, "task", "en", template, "?", "", "!")
+    assert rows_in(row) == (id,)

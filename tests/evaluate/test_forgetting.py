@@ -1,7 +1,7 @@
 """The forgetting matrix: its arithmetic against a case made by hand, and the command on tiny models."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,16 @@ from yunque.data.dataset import write_dataset
 from yunque.data.instructions import InstructionRow, write_instructions
 from yunque.data.row import Row, Source, row_id
 from yunque.errors import UserError
-from yunque.evaluate.forgetting import assembled, draw_matrix, forgetting_matrix, matrix_markdown, matrix_rows
+from yunque.evaluate.forgetting import (
+    Loss,
+    assembled,
+    draw_matrix,
+    forgetting_matrix,
+    matrix_markdown,
+    matrix_rows,
+)
 from yunque.evaluate.tasks import Prediction
+from yunque.tokenizer import Tokenizer
 from yunque.workspace import Artifact, Workspace
 
 COLUMNS = [
@@ -37,7 +45,7 @@ def answers(*right: int) -> list[Prediction]:
 
 
 def by_hand() -> dict[str, Any]:
-    measured = [(answers(2, 4), [3.0]), (answers(9, 1), [3.5]), (answers(8, 4), [2.9])]
+    measured = [(answers(2, 4), [Loss(3.0)]), (answers(9, 1), [Loss(3.5)]), (answers(8, 4), [Loss(2.9)])]
     return assembled(
         ["model/base@1", "model/one@1", "model/all@1"], COLUMNS, measured, [set(), {"genre"}, {"genre", "qa"}]
     )
@@ -125,6 +133,48 @@ def test_models_are_measured_on_every_task_and_text(workspace: Workspace) -> Non
     assert len(workspace.file(made, "answers.jsonl").read_text().splitlines()) == 16
     fewer = forgetting_matrix(workspace, ["mini", "child"], [tasks], [], rows_of_each=2)[1]
     assert [column["rows"] for column in fewer["columns"]] == [2, 2]
+
+
+def test_versions_of_a_dataset_and_tasks_of_one_name_stay_apart(workspace: Workspace) -> None:
+    first = workspace.get("tasks")
+    more = write_instructions(
+        workspace, "tasks", {"heldout": [instruction(n, "tono") for n in range(20, 23)]}
+    )
+    last = write_instructions(
+        workspace, "tasks", {"heldout": [instruction(n, "tono") for n in range(30, 35)]}
+    )
+    assert len({first.ref, more.ref, last.ref}) == 3
+    _, matrix = forgetting_matrix(workspace, ["mini", "child"], [first, more, last, last])
+    assert [(column["name"], column["rows"]) for column in matrix["columns"]] == [
+        ("tono", 4),
+        ("tema", 4),
+        ("tono (dataset/tasks@2)", 3),
+        ("tono (dataset/tasks@3)", 5),
+    ]
+
+
+def test_losses_of_different_tokens_are_not_compared() -> None:
+    measured = [(answers(2, 4), [Loss(3.0, "a")]), (answers(2, 4), [Loss(2.0, "b")])]
+    matrix = assembled(["model/base@1", "model/other@1"], COLUMNS, measured, [set(), set()])
+    assert matrix["cells"][1][2] == {"value": 2.0, "forgotten": None, "tuned": False}
+    assert matrix["summary"][1]["forgotten_loss"] is None
+    assert matrix_rows(matrix)[1][1][3] == "2.000"
+    assert draw_matrix(matrix).startswith(b"\x89PNG")
+    # The same tokens are.
+    measured[1] = (answers(2, 4), [Loss(2.0, "a")])
+    matrix = assembled(["model/base@1", "model/other@1"], COLUMNS, measured, [set(), set()])
+    assert matrix["cells"][1][2]["forgotten"] == -1.0
+
+
+def test_a_model_with_another_tokenizer_has_a_loss_and_no_change(
+    workspace: Workspace, tiny_model_files: Mapping[str, bytes]
+) -> None:
+    other = Tokenizer.train(["Otra cosa, otros trozos: mar y tierra."] * 3, vocab_size=280)
+    workspace.put("model", "other", {**tiny_model_files, "tokenizer.json": other.to_json().encode()})
+    _, matrix = forgetting_matrix(workspace, ["mini", "child", "other"], [], [workspace.get("texts")])
+    first, child, other_cell = (cells[0] for cells in matrix["cells"])
+    assert child["forgotten"] == 0.0 and first["forgotten"] == 0.0
+    assert other_cell["value"] > 0 and other_cell["forgotten"] is None
 
 
 def test_what_makes_no_matrix_is_told(workspace: Workspace) -> None:

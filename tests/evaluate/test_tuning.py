@@ -16,7 +16,7 @@ from yunque.data.row import Row, Source, row_id
 from yunque.errors import UserError
 from yunque.evaluate.answers import compared_tasks
 from yunque.evaluate.tasks import Prediction
-from yunque.evaluate.tuning import compared, general_datasets, tune_with_report
+from yunque.evaluate.tuning import HeldOut, compared, general_datasets, tune_with_report
 from yunque.model.lora import LoraSettings
 from yunque.train import TuneSettings
 from yunque.workspace import Artifact, Workspace
@@ -51,7 +51,7 @@ def workspace(tmp_path: Path, put_tiny_model: Callable[..., Artifact]) -> Worksp
 
 def test_the_report_tells_what_was_learnt_and_what_was_forgotten(workspace: Workspace) -> None:
     tasks, texts = workspace.get("tasks"), workspace.get("texts")
-    tuned, made, report = tune_with_report(workspace, "mini", [tasks], tasks, [texts], SETTINGS)
+    tuned, made, report = tune_with_report(workspace, "mini", [tasks], HeldOut([tasks], [texts]), SETTINGS)
     assert tuned.ref == "model/mini-tuned@1" and set(tuned.parents) == {"model/mini@1", "dataset/tasks@1"}
     assert made.ref == "report/mini-tuned-tuning@1"
     assert made.parents == ("model/mini-tuned@1", "dataset/tasks@1", "dataset/texts@1")
@@ -70,17 +70,19 @@ def test_the_report_tells_what_was_learnt_and_what_was_forgotten(workspace: Work
     assert general["forgotten"] < 0
     assert json.loads(workspace.file(made, "report.json").read_text()) == report
     assert len(workspace.file(made, "before.jsonl").read_text().splitlines()) == 8
-    again = tune_with_report(workspace, "mini", [tasks], tasks, [texts], SETTINGS)
+    again = tune_with_report(workspace, "mini", [tasks], HeldOut([tasks], [texts]), SETTINGS)
     assert again == (tuned, made, report)
 
 
 def test_forgetting_is_seen(workspace: Workspace) -> None:
     """The control: without reading text again, and with far too high a rate, the loss on text goes up."""
     tasks, texts = workspace.get("tasks"), workspace.get("texts")
-    base, _, _ = tune_with_report(workspace, "mini", [tasks], tasks, [texts], SETTINGS)
+    base, _, _ = tune_with_report(workspace, "mini", [tasks], HeldOut([tasks], [texts]), SETTINGS)
     values = {**SETTINGS.model_dump(), "name": "forgetful", "replay": 0}
     values["optimizer"]["learning_rate"] = 0.03
-    _, _, report = tune_with_report(workspace, base.ref, [tasks], tasks, [texts], TuneSettings(**values))
+    _, _, report = tune_with_report(
+        workspace, base.ref, [tasks], HeldOut([tasks], [texts]), TuneSettings(**values)
+    )
     assert report["general"][0]["forgotten"] > 0.1
 
 
@@ -88,12 +90,12 @@ def test_wrong_data_is_refused_before_any_training(workspace: Workspace) -> None
     tasks, texts = workspace.get("tasks"), workspace.get("texts")
     with pytest.raises(UserError, match=r"no file 'heldout.jsonl'"):
         only = write_instructions(workspace, "only", {"train": [instruction(1)]})
-        tune_with_report(workspace, "mini", [only], only, [texts], SETTINGS)
+        tune_with_report(workspace, "mini", [only], HeldOut([only], [texts]), SETTINGS)
     with pytest.raises(UserError, match="1 held-out rows are among the training rows"):
         both = write_instructions(workspace, "both", {"train": [instruction(1)], "heldout": [instruction(1)]})
-        tune_with_report(workspace, "mini", [both], both, [texts], SETTINGS)
+        tune_with_report(workspace, "mini", [both], HeldOut([both], [texts]), SETTINGS)
     with pytest.raises(UserError, match="no test or validation split"):
-        tune_with_report(workspace, "mini", [tasks], tasks, [tasks], SETTINGS)
+        tune_with_report(workspace, "mini", [tasks], HeldOut([tasks], [tasks]), SETTINGS)
     assert workspace.find("mini-tuned") is None
 
 
@@ -112,7 +114,7 @@ def other(number: int, task: str = "topic") -> InstructionRow:
 
 def test_the_report_tells_what_it_cost_and_where_it_comes_from(workspace: Workspace) -> None:
     tasks, texts = workspace.get("tasks"), workspace.get("texts")
-    tuned, made, report = tune_with_report(workspace, "mini", [tasks], tasks, [texts], SETTINGS)
+    tuned, made, report = tune_with_report(workspace, "mini", [tasks], HeldOut([tasks], [texts]), SETTINGS)
     cost, lineage = report["cost"], report["lineage"]
     assert min(cost[name] for name in ("seconds", "cpu_seconds", "tokens", "flops", "energy_wh")) > 0
     assert cost["measuring_seconds"] > 0
@@ -130,18 +132,18 @@ def test_the_report_tells_what_it_cost_and_where_it_comes_from(workspace: Worksp
     for part in ("Learnt: accuracy", "## Forgotten", "not measured", "## Cost", "Wh", tuned.hash, texts.hash):
         assert part in told
     adapted = SETTINGS.model_copy(update={"name": "adapted", "epochs": 1, "lora": LoraSettings(rank=2)})
-    _, _, report = tune_with_report(workspace, "mini", [tasks], tasks, [texts], adapted)
+    _, _, report = tune_with_report(workspace, "mini", [tasks], HeldOut([tasks], [texts]), adapted)
     assert report["lineage"]["adapter"]["ref"] == "adapter/adapted@1"
 
 
 def test_tasks_of_an_earlier_tuning_are_found_in_the_lineage(workspace: Workspace) -> None:
     tasks, texts = workspace.get("tasks"), workspace.get("texts")
-    first, _, report = tune_with_report(workspace, "mini", [tasks], tasks, [texts], SETTINGS)
+    first, _, report = tune_with_report(workspace, "mini", [tasks], HeldOut([tasks], [texts]), SETTINGS)
     assert report["others"] is None and report["other"] == []
     rows = [other(number) for number in range(40)]
     topics = write_instructions(workspace, "topics", {"train": rows[:32], "heldout": rows[32:]})
     again = SETTINGS.model_copy(update={"name": "again"})
-    _, made, report = tune_with_report(workspace, first.ref, [topics], topics, [texts], again)
+    _, made, report = tune_with_report(workspace, first.ref, [topics], HeldOut([topics], [texts]), again)
     assert report["accuracy"]["rows"] == 8 and [line["task"] for line in report["tasks"]] == ["topic"]
     assert report["other"] == [tasks.ref]
     (line,) = report["others"]["tasks"]
@@ -156,21 +158,73 @@ def test_other_tasks_are_named_and_must_not_be_trained_on(workspace: Workspace) 
     tasks, texts = workspace.get("tasks"), workspace.get("texts")
     topics = write_instructions(workspace, "topics", {"heldout": [other(number) for number in range(3)]})
     short = SETTINGS.model_copy(update={"epochs": 1})
-    arguments = (workspace, "mini", [tasks], tasks, [texts], short)
-    _, _, report = tune_with_report(*arguments, other=[topics])
+    _, _, report = tune_with_report(
+        workspace, "mini", [tasks], HeldOut([tasks], [texts], other=[topics]), short
+    )
     assert report["others"]["accuracy"]["rows"] == 3 and report["accuracy"]["rows"] == 8
     leaked = write_instructions(workspace, "leaked", {"heldout": [instruction(0)]})
     with pytest.raises(UserError, match="1 rows of dataset/leaked@1 are among the training rows"):
-        tune_with_report(*arguments, other=[leaked])
+        tune_with_report(workspace, "mini", [tasks], HeldOut([tasks], [texts], other=[leaked]), short)
 
 
 def test_held_out_tasks_that_are_not_trained_are_reported_apart(workspace: Workspace) -> None:
     tasks, texts = workspace.get("tasks"), workspace.get("texts")
     mixed = write_instructions(workspace, "mixed", {"heldout": [instruction(90), other(1), other(2)]})
     _, _, report = tune_with_report(
-        workspace, "mini", [tasks], mixed, [texts], SETTINGS.model_copy(update={"epochs": 1})
+        workspace, "mini", [tasks], HeldOut([mixed], [texts]), SETTINGS.model_copy(update={"epochs": 1})
     )
     assert report["accuracy"]["rows"] == 1 and report["others"]["accuracy"]["rows"] == 2
+
+
+def test_rows_of_no_task_that_is_tuned_on_are_not_called_learnt(workspace: Workspace) -> None:
+    tasks, texts = workspace.get("tasks"), workspace.get("texts")
+    apart = write_instructions(
+        workspace, "apart", {"heldout": [other(1), other(2)], "unseen": [other(3), other(4)]}
+    )
+    short = SETTINGS.model_copy(update={"epochs": 1})
+    _, made, report = tune_with_report(workspace, "mini", [tasks], HeldOut([apart], [texts]), short)
+    assert report["accuracy"] is None and report["tasks"] == []
+    assert report["others"]["accuracy"]["rows"] == 2
+    told = workspace.file(made, "report.md").read_text()
+    assert "Learnt: not measured" in told and "Learnt: accuracy" not in told
+    assert "accuracy_after" not in made.figures and "other_accuracy_after" in made.figures
+    # A split that is named is what such a tuning is to be good at.
+    _, _, report = tune_with_report(workspace, "mini", [tasks], HeldOut([apart], split="unseen"), short)
+    assert report["accuracy"]["rows"] == 2 and report["others"] is None
+
+
+def test_every_dataset_that_is_tuned_on_is_measured(workspace: Workspace) -> None:
+    rows = [other(number) for number in range(12)]
+    write_instructions(workspace, "topics", {"train": rows[:8], "heldout": rows[8:]})
+    write_instructions(workspace, "bare", {"train": [other(90, "genre")]})
+    arguments = ["mini", "--epochs", "1", "batch_size=4", "precision=float32", "--json"]
+    for name in ("tasks", "topics", "bare"):
+        arguments += ["--data", name]
+    done = run(workspace, *arguments)
+    assert done.exit_code == 0, done.exception
+    report = json.loads(done.stdout)
+    assert [(line["task"], line["rows"]) for line in report["tasks"]] == [("sentiment", 8), ("topic", 4)]
+    assert report["held_out"] == ["dataset/tasks@1", "dataset/topics@1"]
+    assert "dataset/bare@1: no rows are held out" in done.stderr
+
+
+def test_a_file_without_held_out_rows_is_not_measured_on_other_tasks_as_if_learnt(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(json.dumps(instruction(number).as_dict()) for number in range(100, 108)))
+    shipped = write_instructions(workspace, "instructions", {"train": [other(1)], "heldout": [other(2)]})
+    done = run(workspace, "mini", "--data", str(file), "--epochs", "1", "--held-out", shipped.ref)
+    assert done.exit_code == 0, done.exception
+    assert "Learnt: not measured" in done.stdout and "Other tasks: accuracy" in done.stdout
+
+
+def test_a_prompt_cannot_be_protected_and_the_default_of_epochs_is_told(workspace: Workspace) -> None:
+    refused = run(workspace, "mini", "--data", "tasks", "--prompt", "--protect")
+    assert isinstance(refused.exception, UserError)
+    assert "drop protect" in str(refused.exception) and "kl" not in str(refused.exception)
+    (epochs,) = [line for line in run(workspace, "--help").stdout.splitlines() if "--epochs" in line]
+    assert f"(default: {TuneSettings().epochs:g})" in epochs
 
 
 def prediction(right: bool) -> Prediction:

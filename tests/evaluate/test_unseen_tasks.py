@@ -11,7 +11,7 @@ from yunque.cli.main import app
 from yunque.data.task_rendering import TaskSettings, add_tasks
 from yunque.errors import UserError
 from yunque.evaluate.evaluation import EvaluationSettings, evaluate_model
-from yunque.evaluate.tuning import tune_with_report
+from yunque.evaluate.tuning import HeldOut, tune_with_report
 from yunque.train import TuneSettings
 from yunque.workspace import Artifact, Workspace
 
@@ -48,11 +48,9 @@ def test_an_evaluation_answers_the_split_that_is_named(workspace: Workspace) -> 
 
 def test_a_tuning_is_measured_on_the_split_that_is_named(workspace: Workspace) -> None:
     tasks = workspace.get("tasks")
-    tuned, _, report = tune_with_report(
-        workspace, "mini", [tasks], tasks, [], TUNING, held_out_split="unseen"
-    )
+    tuned, _, report = tune_with_report(workspace, "mini", [tasks], HeldOut([tasks], split="unseen"), TUNING)
     assert [line["task"] for line in report["tasks"]] == ["last"] and report["held_out_split"] == "unseen"
-    again, _, other = tune_with_report(workspace, "mini", [tasks], tasks, [], TUNING)
+    again, _, other = tune_with_report(workspace, "mini", [tasks], HeldOut([tasks]), TUNING)
     assert again.ref == tuned.ref and [line["task"] for line in other["tasks"]] == ["first"]
 
 

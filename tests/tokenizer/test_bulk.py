@@ -70,6 +70,15 @@ def test_many_texts_come_back_in_their_order() -> None:
     assert encoder.encode_batch([]) == []
 
 
+def test_a_run_of_blanks_that_is_too_long_for_it_is_encoded_all_the_same() -> None:
+    encoder = quick(TOKENIZERS["own"])
+    assert encoder is not None
+    text = "a" + " " * 1_000_000 + "b"
+    with pytest.raises(ValueError, match="Max stack"):
+        encoder._encoding.encode_to_numpy(text)
+    assert encoder.encode(text).tolist() == TOKENIZERS["own"].encode(text)
+
+
 def test_a_tokenizer_that_learned_marks_of_spans_has_a_quick_encoder_too() -> None:
     marked = TOKENIZERS["own"].with_tokens(["<extra_id_0>"])
     encoder = quick(marked)

@@ -230,7 +230,10 @@ def test_a_checkpoint_of_two_processes_goes_on_in_four(workspace, trained, alone
     del trained
     names = [f"stopped-{way}-4" for way in ("ddp", "fsdp")]
     # What was cut in slices goes on whole, and the other way round.
-    others = [pretraining(names[0], parallel="fsdp"), pretraining(names[1], parallel="ddp")]
+    others = [
+        pretraining(names[0], parallel="fsdp", tensorboard=True),
+        pretraining(names[1], parallel="ddp", tensorboard=True),
+    ]
     for ref in together(4, workspace, others):
         assert_alike(workspace, ref, alone["whole"])
 

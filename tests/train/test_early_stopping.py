@@ -8,10 +8,12 @@ from small_writers import ROWS, put_writer, row, settings_of
 from test_pretrain import StopAt
 
 from yunque.data.instructions import write_instructions
+from yunque.data.task_rendering import TaskSettings, add_tasks, rows_in
 from yunque.errors import UserError
 from yunque.llm import Message
 from yunque.llm.local import LocalModel
 from yunque.train import TuningRows, tune, tuning_rows
+from yunque.train.alignment import parted
 from yunque.workspace import Artifact, Workspace
 
 TURNED = {"sí": "no", "no": "sí"}
@@ -106,3 +108,45 @@ def test_without_a_validation_split_a_share_of_the_rows_is_held_out(workspace) -
     assert set(seen) == {each.id for each in rows[:30]}
     with pytest.raises(UserError, match="no row is left to hold out"):
         tune(workspace, base.ref, [TuningRows(rows[:1])], settings)
+
+
+def test_what_is_held_out_of_a_task_collection_is_nowhere_in_what_is_learned(tmp_path) -> None:
+    settings = TaskSettings(templates_per_row=3, few_shot_share=0.6, shots=(0, 2), held_out_share=0.0)
+    dataset, _ = add_tasks(Workspace.open(tmp_path / "ws"), "tasks", None, settings)
+    rows = tuning_rows(Workspace.open(tmp_path / "ws"), dataset).rows
+
+    def leaks(learn, measure) -> bool:
+        held_out = {rows_in(row)[0] for row in measure}
+        return any(not held_out.isdisjoint(rows_in(row)) for row in learn)
+
+    learn, measure = parted(rows, [], 0.1, rows_in)
+    assert not leaks(learn, measure)
+    assert 0.1 * len(rows) <= len(measure) < 0.11 * len(rows)
+    assert 0.5 * len(rows) < len(learn) < len(rows) - len(measure)
+    # Negative control: parted by their own ids they leak.
+    assert leaks(*parted(rows, [], 0.1))
+
+
+def test_rows_that_show_what_is_held_out_are_told_and_counted(tmp_path) -> None:
+    workspace = Workspace.open(tmp_path / "ws")
+    shown = [
+        replace(each, id=f"sentiment/{n}/t1/few-shot-1/{(n + 1) % 4}", template="sentiment/t1/few-shot-1")
+        for n, each in enumerate(ROWS)
+    ]
+    told = list[str]()
+    settings = settings_of(epochs=2, early_stopping={"patience": 2, "share": 0.2})
+    made = tune(
+        workspace, put_writer(workspace, "llama").ref, [TuningRows(shown)], settings, tell=told.append
+    )
+    assert "1 rows of rows are left out: they show rows that are held out as examples." in told
+    assert made.figures["left_out"] == 1
+
+
+def test_one_row_at_least_is_left_to_learn_from() -> None:
+    learn, measure = parted(ROWS[:2], [], 0.9)
+    assert (len(learn), len(measure)) == (1, 1)
+    alike = [
+        replace(each, id=f"sentiment/1/{n}/zero-shot", template=f"sentiment/{n}/zero-shot")
+        for n, each in enumerate(ROWS)
+    ]
+    assert parted(alike, [], 0.5, rows_in) == (alike, [])

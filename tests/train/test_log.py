@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from yunque.train import pretrain
+from yunque.train import finish, pretrain, schedule
+from yunque.train import log as log_module
 from yunque.train.checkpoint import Position
 from yunque.train.curves import draw_curves
 from yunque.train.log import Speed, read_log, shown, utilization
@@ -155,3 +156,17 @@ def test_curves_need_neither_norms_nor_validation() -> None:
     bare = [{name: line[name] for name in ("step", "tokens", "loss")} for line in lines(3)]
     assert draw_curves(bare, "mini").startswith(PNG)
     assert draw_curves([*lines(2), {**lines(3)[2], "gradient_norm": 0.0}], "mini").startswith(PNG)
+
+
+def test_processes_that_share_a_machine_count_its_speed_once(workspace, settings, monkeypatch) -> None:
+    # Of two processes each measures 30 GFLOP/s: together they could do 60, and no more.
+    monkeypatch.setattr(log_module, "world_size", lambda: 2)
+    monkeypatch.setattr(finish, "world_size", lambda: 2)
+    monkeypatch.setattr(finish, "added_up", lambda numbers: [2 * number for number in numbers])
+    monkeypatch.setattr(schedule, "measure_matmul", lambda *_: 30.0)
+    done = pretrain(workspace, settings)
+    plan = json.loads((run_folder(workspace) / "run.json").read_text())["plan"]
+    line = log(workspace, done)[-1]
+    assert line["mfu"] == pytest.approx(
+        line["tokens_per_second"] * plan["flops_per_token"] / 60e9, rel=0.02, abs=1e-4
+    )

@@ -15,7 +15,7 @@ from yunque.errors import UserError
 from yunque.generate.conversation import encode_answer
 from yunque.model import save_model
 from yunque.model.lora import LoraSettings, add_lora, lora_parameters
-from yunque.train import TuneSettings, TuningRows, tune
+from yunque.train import TuneSettings, TuningRows, plan_tuning, tune
 from yunque.train import loss as loss_module
 from yunque.train.mixture import Batches
 from yunque.train.objectives.answers import Answers, Example, PromptDivergence, answer_losses
@@ -47,6 +47,7 @@ def run(workspace: Workspace, family: str = "llama", **changes) -> tuple[list[di
     return log(workspace, made), made
 
 
+FULL_KL = {"replayed": 1, "prompts": 1}
 LORA = {"rank": 8, "targets": "all-linear", "alpha": 32}
 
 
@@ -181,3 +182,34 @@ def test_a_divergence_without_text_to_read_is_refused(workspace) -> None:
     base = put_writer(workspace, "llama")
     with pytest.raises(UserError, match="replay_data"):
         tune(workspace, base.ref, [TuningRows(ROWS)], settings_of(replay=1, kl={"replayed": 1}))
+
+
+def plan(workspace: Workspace, **changes):
+    base = put_writer(workspace, "llama")
+    values = {"replay": 2, "replay_data": ("texts",), **changes}
+    return plan_tuning(workspace, base.ref, [TuningRows(ROWS, ROWS)], settings_of(**values))
+
+
+def test_what_the_frozen_base_reads_is_among_the_operations(workspace) -> None:
+    plain = plan(workspace)
+    replayed, prompts, both = (plan(workspace, kl=kl) for kl in ({"replayed": 1}, {"prompts": 1}, FULL_KL))
+    # Two operations for each parameter and position; a step reads two windows of 64, and the rest are rows.
+    forward, step_tokens = 2 * plain.parameters, plain.tokens / plain.steps
+    assert plain.tokens == both.tokens
+    more = [each.flops_per_token - plain.flops_per_token for each in (replayed, prompts, both)]
+    share = 2 * 64 / step_tokens
+    assert more == pytest.approx([share * forward, (1 - share) * forward, forward], rel=1e-3)
+    # The control: it does not read everything each time.
+    with pytest.raises(AssertionError):
+        assert more == pytest.approx([forward] * 3, rel=1e-3)
+
+
+def test_the_best_weights_of_early_stopping_are_among_what_is_held(workspace) -> None:
+    stopping = {"patience": 2}
+    plain, kept = plan(workspace), plan(workspace, early_stopping=stopping)
+    assert (plain.held_bytes, kept.held_bytes) == (0, kept.gradient_bytes)
+    assert kept.memory_bytes == plain.memory_bytes + kept.held_bytes
+    assert f"other weights {kept.held_bytes / 1e6:.0f} MB" in kept.sentences()[1]
+    # Under an adapter they are the adapter's.
+    adapted = plan(workspace, early_stopping=stopping, lora=LORA)
+    assert 0 < adapted.held_bytes == adapted.gradient_bytes < kept.held_bytes

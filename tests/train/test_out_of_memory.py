@@ -1,16 +1,21 @@
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import small_alignments as small
 import torch
 
 from yunque.errors import UserError
-from yunque.train import PretrainSettings, plan_pretraining, pretrain, schedule
+from yunque.model.memory import Training, TrainingMemory
+from yunque.train import PretrainSettings, out_of_memory, plan_pretraining, pretrain, schedule
 from yunque.train.log import read_log
 from yunque.train.objectives.next_token import NextToken
-from yunque.train.out_of_memory import is_out_of_memory, told_when_out_of_memory
+from yunque.train.out_of_memory import is_out_of_memory, room_of, told_when_out_of_memory
+from yunque.train.settings import LoopSettings
+from yunque.train.workload import Workload
 from yunque.workspace import Artifact, Workspace
 
 PLAN = {
@@ -89,7 +94,7 @@ def test_a_plan_beyond_the_memory_is_refused_with_the_largest_part_that_fits(
     plan = plan_pretraining(workspace, settings)
     few = plan_pretraining(workspace, settings.model_copy(update={"micro_batch_size": 20}))
     assert few.memory_bytes < plan.memory_bytes
-    monkeypatch.setattr(schedule, "machine_memory", lambda: few.memory_bytes)
+    monkeypatch.setattr(out_of_memory, "machine_memory", lambda: few.memory_bytes)
     with pytest.raises(UserError, match=r"machine has .*: try micro_batch_size=20$"):
         plan_pretraining(workspace, settings)
     fits = settings.model_copy(update={"micro_batch_size": 20})
@@ -97,9 +102,82 @@ def test_a_plan_beyond_the_memory_is_refused_with_the_largest_part_that_fits(
     # Negative control: one more does not.
     with pytest.raises(UserError, match="micro_batch_size=20"):
         plan_pretraining(workspace, settings.model_copy(update={"micro_batch_size": 21}))
-    monkeypatch.setattr(schedule, "machine_memory", lambda: 1000)
+    monkeypatch.setattr(out_of_memory, "machine_memory", lambda: 1000)
     with pytest.raises(UserError, match=r"model\.context.* a single row at once does not fit either"):
         plan_pretraining(workspace, settings)
+
+
+def test_memory_is_counted_in_the_precision_of_the_run(
+    workspace, settings: PretrainSettings, monkeypatch
+) -> None:
+    settings = settings.model_copy(update={"batch_size": 64})
+    half = settings.model_copy(update={"precision": "bfloat16"})
+    least = plan_pretraining(workspace, half).memory_bytes
+    assert least < plan_pretraining(workspace, settings).memory_bytes
+    monkeypatch.setattr(out_of_memory, "machine_memory", lambda: least)
+    assert plan_pretraining(workspace, half).precision == "bfloat16"
+    with pytest.raises(UserError, match="the machine has"):
+        plan_pretraining(workspace, settings)
+    # What is advised is counted alike: all but one of the 64 rows.
+    monkeypatch.setattr(out_of_memory, "machine_memory", lambda: least - 1)
+    with pytest.raises(UserError) as told:
+        plan_pretraining(workspace, half)
+    rows = int(str(told.value).rsplit("micro_batch_size=", 1)[1])
+    plan_pretraining(workspace, half.model_copy(update={"micro_batch_size": rows}))
+    with pytest.raises(UserError):
+        plan_pretraining(workspace, half.model_copy(update={"micro_batch_size": rows + 1}))
+
+
+def test_processes_on_one_machine_share_its_memory(
+    workspace, settings: PretrainSettings, monkeypatch
+) -> None:
+    needed = plan_pretraining(workspace, settings.model_copy(update={"batch_size": 2})).memory_bytes
+    monkeypatch.setattr(out_of_memory, "machine_memory", lambda: 2 * needed - 1)
+    plan_pretraining(workspace, settings)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert room_of(torch.device("cpu")).available == needed - 1
+    with pytest.raises(UserError, match="each of the 2 processes on the machine has"):
+        schedule.check_fits(*fitting(settings), room_of(torch.device("cpu")))
+    # The other two are on another machine; without it being told all are on this one.
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert room_of(torch.device("cpu")).available == (2 * needed - 1) // 4
+
+
+def fitting(settings: PretrainSettings) -> tuple:
+    """What `check_fits` is given for a model of a gigabyte."""
+    shape = small.model()
+    workload = Workload(64, 64, rows=2, length=16, packed=False, held_bytes=10**9)
+    return workload, shape, workload.memory(shape, "float32"), settings
+
+
+def test_on_a_gpu_its_own_memory_counts(settings: PretrainSettings, monkeypatch) -> None:
+    monkeypatch.setattr(out_of_memory, "machine_memory", lambda: 10**15)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (300 + device.index, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 40)
+    room = room_of(torch.device("cuda", 1))
+    assert room.available == 341
+    with pytest.raises(UserError, match="the GPU of this process has 0 MB"):
+        schedule.check_fits(*fitting(settings), room)
+    # The control: the machine's memory would do.
+    schedule.check_fits(*fitting(settings), room_of(torch.device("cpu")))
+
+
+def test_with_fsdp_the_whole_model_counts_beside_its_slices(monkeypatch) -> None:
+    memory = TrainingMemory(Training(1, 8), 10, 1, 1000, 10, 20, 50, 1100)
+    workload = Workload(64, 64, rows=2, length=16, packed=False)
+    cpu, sliced = torch.device("cpu"), LoopSettings(parallel="fsdp")
+
+    def held(settings: LoopSettings, device: torch.device = cpu) -> int:
+        return schedule._with_whole_model(workload, memory, settings, device).held_bytes
+
+    assert held(sliced) == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert held(sliced) == (1000 + 20) // 2 - 20
+    assert held(LoopSettings()) == held(sliced, torch.device("cuda", 0)) == 0
+    # What is measured before the first step is more than all slices where everything is trained.
+    memory = replace(memory, optimizer_bytes=2000)
+    assert held(sliced) == 0
 
 
 @pytest.mark.slow

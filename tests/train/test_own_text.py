@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from yunque.errors import UserError
 from yunque.model import CausalModel, load_model, new_model
 from yunque.model.checkpoint import parse_configuration
 from yunque.tokenizer import Tokenizer
+from yunque.train import own_text
 from yunque.train.own_text import own_documents
 
 TOKENS = 5_000
@@ -68,3 +70,66 @@ def test_an_encoder_decoder_is_told_that_it_writes_no_text(tmp_path: Path, token
     config = parse_configuration({**fields, "num_heads": 2, "decoder_start_token_id": 0}, "here")
     with pytest.raises(UserError, match="replay_data"):
         own_documents(tmp_path, new_model(config, torch.Generator()), tokenizer, 10, 0)
+
+
+def muted(model: CausalModel, tokenizer: Tokenizer) -> CausalModel:
+    """A model that ends every text before its first token."""
+
+    def logits(hidden: torch.Tensor) -> torch.Tensor:
+        scores = torch.full((*hidden.shape[:-1], model.config.vocab_size), -1e9)
+        scores[..., tokenizer.end_id] = 0.0
+        return scores
+
+    model.logits = logits
+    return model
+
+
+def test_a_model_that_writes_nothing_by_itself_is_told(
+    tmp_path: Path, model: CausalModel, tokenizer: Tokenizer
+) -> None:
+    with pytest.raises(UserError, match=r"writes nothing by itself.*replay_data"):
+        own_documents(folder(tmp_path, "mute"), muted(model, tokenizer), tokenizer, TOKENS, seed=0)
+    # After a stop it is told at once.
+    assert len((tmp_path / "mute" / "own_text.jsonl").read_text().splitlines()) == 8
+
+
+def test_a_damaged_line_ends_what_is_read_back(
+    tmp_path: Path, model: CausalModel, tokenizer: Tokenizer
+) -> None:
+    whole = own_documents(folder(tmp_path, "whole"), model, tokenizer, TOKENS, seed=3)
+    content = (tmp_path / "whole" / "own_text.jsonl").read_bytes()
+    first, second, _ = content.split(b"\n", 2)
+    for number, damaged in enumerate((b"\0" * len(second), b"[[1.5]]", b"7", b"[[1], {}]", b"\xff")):
+        holed = folder(tmp_path, f"holed-{number}")
+        (holed / "own_text.jsonl").write_bytes(first + b"\n" + damaged + b"\n" + second + b"\n")
+        assert own_documents(holed, model, tokenizer, TOKENS, seed=3) == whole
+        assert (holed / "own_text.jsonl").read_bytes() == content
+
+
+def test_what_is_kept_is_not_lost_where_the_process_dies_at_its_start(
+    tmp_path: Path, model: CausalModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = folder(tmp_path, "kept")
+    own_documents(place, model, tokenizer, 10, seed=3)
+    content = (place / "own_text.jsonl").read_text()
+    assert content
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(own_text, "_written", die)
+    with pytest.raises(KeyboardInterrupt):
+        own_documents(place, model, tokenizer, TOKENS, seed=3)
+    assert (place / "own_text.jsonl").read_text() == content
+
+
+def test_of_several_processes_one_writes_the_text(
+    tmp_path: Path, model: CausalModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process does not touch the file: it is given what the first one made."""
+    kept = own_documents(folder(tmp_path, "first"), model, tokenizer, TOKENS, seed=1)
+    made = [json.loads(line) for line in (tmp_path / "first" / "own_text.jsonl").read_text().splitlines()]
+    monkeypatch.setattr(own_text, "first_makes", lambda _, kind: TypeAdapter(kind).validate_python(made))
+    other = folder(tmp_path, "other")
+    assert own_documents(other, model, tokenizer, TOKENS, seed=1) == kept
+    assert list(other.iterdir()) == []

@@ -303,6 +303,17 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(workspace, settings
     told: list[str] = []
     assert weights(workspace, pretrain(workspace, hurt, tell=told.append)) == weights(workspace, done)
     assert any("Going on from step 3" in sentence for sentence in told)
+    assert any(f"{newest.name} is damaged" in sentence for sentence in told)
+
+
+def test_a_run_without_a_whole_checkpoint_does_not_start_over_in_silence(workspace, settings) -> None:
+    hurt = settings.model_copy(update={"name": "all-hurt", "checkpoint_every": 3})
+    with pytest.raises(RuntimeError):
+        pretrain(workspace, hurt, StopAt(8))
+    for checkpoint in workspace.runs.glob("all-hurt-*/checkpoints/step-*"):
+        (checkpoint / "position.json").write_bytes(b"cut")
+    with pytest.raises(UserError, match="no checkpoint can be read"):
+        pretrain(workspace, hurt)
 
 
 def test_a_name_that_leaves_the_workspace_is_refused_before_any_step(workspace, settings) -> None:

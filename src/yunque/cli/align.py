@@ -11,6 +11,7 @@ from yunque.cli.show import JSON_OPTION, bars, emit, note, table, warn
 from yunque.errors import UserError
 
 if TYPE_CHECKING:
+    from yunque.evaluate.alignment import Kept
     from yunque.train.alignment import AlignSettings
     from yunque.train.schedule import TrainingPlan
     from yunque.workspace import Artifact, Workspace
@@ -25,21 +26,37 @@ _OVERRIDES = typer.Argument(
 )
 _DATA = typer.Option(
     None,
-    help="Rows of prompt, chosen and rejected: a file (JSON Lines) or a dataset. [default: the shipped ones]",
+    help="Rows of prompt, chosen and rejected: a file (JSON Lines) or a dataset. (default: the shipped ones)",
     show_default=False,
 )
 _PROMPTS = typer.Option(
     None,
-    help="Rows with a prompt: a file (JSON Lines) or a dataset. [default: the shipped ones]",
+    help="Rows with a prompt: a file (JSON Lines) or a dataset. (default: the shipped ones)",
     show_default=False,
 )
-_HELD_OUT = typer.Option(None, help="A file of rows to measure on. [default: a tenth]", show_default=False)
+_HELD_OUT = typer.Option(None, help="A file of rows to measure on. (default: a tenth)", show_default=False)
 _NAME = typer.Option(
-    None, help="The name of the new model. [default: MODEL and the method]", show_default=False
+    None, help="The name of the new model. (default: MODEL and the method)", show_default=False
 )
-_EPOCHS = typer.Option(None, help="How often each row is read. [default: 3]", show_default=False)
+_EPOCHS = typer.Option(None, help="How often each row is read. (default: 3)", show_default=False)
 _LORA = typer.Option(False, "--lora", help="Train an adapter beside the frozen model.")
 _CONFIG = typer.Option(None, help="A YAML file of settings.")
+_GENERAL = typer.Option(
+    [],
+    help="Dataset of text to measure forgetting on. (default: what the model was trained on)",
+    show_default=False,
+)
+_OTHER = typer.Option(
+    [],
+    "--other",
+    help="Instruction rows, to measure what is forgotten. (default: what the model was tuned on)",
+    show_default=False,
+)
+_PARALLEL = typer.Option(
+    None,
+    help="How several processes (torchrun) share a model: ddp or fsdp. (default: ddp)",
+    show_default=False,
+)
 _TENSORBOARD = typer.Option(False, "--tensorboard", help="Write TensorBoard files in the run's folder too.")
 _PLAN = typer.Option(False, "--plan", help="Only tell what it would take.")
 _SKIP_BAD = typer.Option(False, "--skip-bad", help="Leave bad lines of the files out.")
@@ -49,7 +66,7 @@ _REWARD = typer.Option(
     "(module:function or file.py:function), which is run.",
 )
 _ROLLOUTS = typer.Option(
-    None, help="How often the model writes answers to learn from. [default: 20]", show_default=False
+    None, help="How often the model writes answers to learn from. (default: 20)", show_default=False
 )
 
 
@@ -59,9 +76,12 @@ def dpo(
     overrides: list[str] | None = _OVERRIDES,
     data: str | None = _DATA,
     held_out: Path | None = _HELD_OUT,
+    general: list[str] = _GENERAL,
+    other: list[str] = _OTHER,
     name: str | None = _NAME,
     epochs: float | None = _EPOCHS,
     lora: bool = _LORA,
+    parallel: str | None = _PARALLEL,
     config: Path | None = _CONFIG,
     skip_bad: bool = _SKIP_BAD,
     tensorboard: bool = _TENSORBOARD,
@@ -71,14 +91,19 @@ def dpo(
     """Make preferred answers likelier than the others (direct preference optimization)."""
     from yunque.train.align import DpoSettings, plan_dpo, train_dpo
 
-    options: dict[str, Any] = {
-        "name": name,
-        "epochs": epochs,
-        "lora": {} if lora else None,
-        "tensorboard": tensorboard or None,
-    }
+    options = _options(name, lora, parallel, tensorboard)
+    options["epochs"] = epochs
     does = train_dpo, plan_dpo if plan else None
-    _run(does, DpoSettings, model, options, (config, overrides), (data, held_out, skip_bad), as_json)
+    _run(
+        does,
+        DpoSettings,
+        model,
+        options,
+        (config, overrides),
+        (data, held_out, skip_bad),
+        as_json,
+        (general, other),
+    )
 
 
 @app.command()
@@ -90,6 +115,7 @@ def reward(
     name: str | None = _NAME,
     epochs: float | None = _EPOCHS,
     lora: bool = _LORA,
+    parallel: str | None = _PARALLEL,
     config: Path | None = _CONFIG,
     skip_bad: bool = _SKIP_BAD,
     tensorboard: bool = _TENSORBOARD,
@@ -99,12 +125,8 @@ def reward(
     """Make a reward model, which tells how good an answer is."""
     from yunque.train.align import RewardSettings, plan_reward, train_reward
 
-    options: dict[str, Any] = {
-        "name": name,
-        "epochs": epochs,
-        "lora": {} if lora else None,
-        "tensorboard": tensorboard or None,
-    }
+    options = _options(name, lora, parallel, tensorboard)
+    options["epochs"] = epochs
     does = train_reward, plan_reward if plan else None
     _run(does, RewardSettings, model, options, (config, overrides), (data, held_out, skip_bad), as_json)
 
@@ -116,9 +138,12 @@ def ppo(
     reward: str | None = _REWARD,
     data: str | None = _PROMPTS,
     held_out: Path | None = _HELD_OUT,
+    general: list[str] = _GENERAL,
+    other: list[str] = _OTHER,
     name: str | None = _NAME,
     rollouts: int | None = _ROLLOUTS,
     lora: bool = _LORA,
+    parallel: str | None = _PARALLEL,
     config: Path | None = _CONFIG,
     skip_bad: bool = _SKIP_BAD,
     tensorboard: bool = _TENSORBOARD,
@@ -128,15 +153,19 @@ def ppo(
     """Let the model answer, and learn from what its answers earn (proximal policy optimization)."""
     from yunque.train.align_rollouts import PpoSettings, plan_rollouts, train_ppo
 
-    options: dict[str, Any] = {
-        "name": name,
-        "reward": reward,
-        "rollouts": rollouts,
-        "lora": {} if lora else None,
-        "tensorboard": tensorboard or None,
-    }
+    options = _options(name, lora, parallel, tensorboard)
+    options |= {"reward": reward, "rollouts": rollouts}
     does = train_ppo, plan_rollouts if plan else None
-    _run(does, PpoSettings, model, options, (config, overrides), (data, held_out, skip_bad), as_json)
+    _run(
+        does,
+        PpoSettings,
+        model,
+        options,
+        (config, overrides),
+        (data, held_out, skip_bad),
+        as_json,
+        (general, other),
+    )
 
 
 @app.command()
@@ -146,9 +175,12 @@ def grpo(
     reward: str | None = _REWARD,
     data: str | None = _PROMPTS,
     held_out: Path | None = _HELD_OUT,
+    general: list[str] = _GENERAL,
+    other: list[str] = _OTHER,
     name: str | None = _NAME,
     rollouts: int | None = _ROLLOUTS,
     lora: bool = _LORA,
+    parallel: str | None = _PARALLEL,
     config: Path | None = _CONFIG,
     skip_bad: bool = _SKIP_BAD,
     tensorboard: bool = _TENSORBOARD,
@@ -159,15 +191,29 @@ def grpo(
     optimization)."""
     from yunque.train.align_rollouts import GrpoSettings, plan_rollouts, train_grpo
 
-    options: dict[str, Any] = {
+    options = _options(name, lora, parallel, tensorboard)
+    options |= {"reward": reward, "rollouts": rollouts}
+    does = train_grpo, plan_rollouts if plan else None
+    _run(
+        does,
+        GrpoSettings,
+        model,
+        options,
+        (config, overrides),
+        (data, held_out, skip_bad),
+        as_json,
+        (general, other),
+    )
+
+
+def _options(name: str | None, lora: bool, parallel: str | None, tensorboard: bool) -> dict[str, Any]:
+    """The options that all of these commands have, as settings."""
+    return {
         "name": name,
-        "reward": reward,
-        "rollouts": rollouts,
         "lora": {} if lora else None,
+        "parallel": parallel,
         "tensorboard": tensorboard or None,
     }
-    does = train_grpo, plan_rollouts if plan else None
-    _run(does, GrpoSettings, model, options, (config, overrides), (data, held_out, skip_bad), as_json)
 
 
 def _run(
@@ -178,8 +224,10 @@ def _run(
     told: tuple[Path | None, list[str] | None],
     rows: tuple[str | None, Path | None, bool],
     as_json: bool,
+    to_keep: tuple[list[str], list[str]] | None = None,
 ) -> None:
-    """Resolve the settings, find the rows, train (or only plan), and show what came out."""
+    """Resolve the settings, find the rows, train (or only plan), and show what came out; with `to_keep`, names of
+    text and of instructions, what was forgotten of these too."""
     from yunque.configuration import resolve
     from yunque.workspace import Workspace
 
@@ -203,9 +251,35 @@ def _run(
         planned = plan(workspace, model, dataset, settings, note)
         emit(planned.as_dict(), as_json, lambda console: console.print("\n".join(planned.sentences())))
         return
+    # Wrong names are told before the training, not after it.
+    kept = _kept(workspace, model, to_keep) if to_keep else None
     made = train(workspace, model, dataset, settings, bars, note)
-    emit({**made.as_dict(), "skipped": len(skipped)}, as_json, lambda console: _render(console, made))
+    value, report = {**made.as_dict(), "skipped": len(skipped)}, None
+    if kept is not None:
+        from yunque.evaluate.alignment import report_on_alignment
+
+        kept_as, report = report_on_alignment(workspace, model, made, kept, settings, bars)
+        value |= {"report": kept_as.ref, **{name: report[name] for name in _REPORTED}}
+        note(f"the report is {kept_as.ref}")
+    emit(value, as_json, lambda console: _render(console, made, report))
     note(f"Curves: {workspace.runs / made.config['run'] / 'curves.png'}")
+
+
+_REPORTED = ("aligned", "others", "general", "general_not_measured", "cost", "lineage")
+
+
+def _kept(workspace: "Workspace", model: str, names: tuple[list[str], list[str]]) -> "Kept":
+    """The text and the instructions that the model is to keep."""
+    from yunque.evaluate.alignment import Kept
+    from yunque.evaluate.evaluation import instruction_dataset
+
+    general, other = names
+    return Kept.of(
+        workspace,
+        model,
+        [workspace.get(ref, "dataset") for ref in general],
+        [instruction_dataset(workspace, name) for name in other],
+    )
 
 
 def _dataset(
@@ -250,7 +324,9 @@ _SHOWN = {
 }
 
 
-def _render(console: Console, made: "Artifact") -> None:
+def _render(console: Console, made: "Artifact", report: dict[str, Any] | None) -> None:
+    from yunque.cli.tune import render
+
     figures = made.figures
     lines = [
         (words, f"{value:.3f}" if isinstance(value, float) else f"{value}")
@@ -258,3 +334,5 @@ def _render(console: Console, made: "Artifact") -> None:
         if (value := figures.get(name)) is not None
     ]
     console.print(table(made.ref, ("figure", "value"), lines, right=("value",)))
+    if report is not None:
+        render(console, report)

@@ -11,25 +11,26 @@ from yunque.cli.show import JSON_OPTION, emit, note, table, warn
 from yunque.errors import UserError
 
 if TYPE_CHECKING:
+    from yunque.data.task_rendering import TaskSettings
     from yunque.workspace import Artifact, Workspace
 
 
 def tasks(
     folder: Path | None = typer.Argument(
-        None, help="A folder of TASK.yaml with TASK.jsonl. [default: the tasks that come with Yunque]"
+        None, help="A folder of TASK.yaml with TASK.jsonl. (default: the tasks that come with Yunque)"
     ),
     name: str = typer.Option(..., "--name", "-n", help="The name of the dataset."),
     shots: str | None = typer.Option(
-        None, help="How many examples a prompt may have, 0 for none, such as 0,2,4. [default: 0,2]"
+        None, help="How many examples a prompt may have, 0 for none, such as 0,2,4. (default: 0,2)"
     ),
     few_shot_share: float | None = typer.Option(
-        None, help="The share of training rows with examples. [default: 0.3]"
+        None, help="The share of training rows with examples. (default: 0.3)"
     ),
     inversion: float | None = typer.Option(
-        None, help="The share of training rows asked the other way round. [default: 0.1]"
+        None, help="The share of training rows asked the other way round. (default: 0.1)"
     ),
     templates_per_row: int | None = typer.Option(
-        None, help="In how many templates each row is trained on. [default: 1]"
+        None, help="In how many templates each row is trained on. (default: 1)"
     ),
     held_out_task: list[str] | None = typer.Option(
         None, help="A task that is not trained on: its rows are the split unseen. May be given several times."
@@ -38,18 +39,17 @@ def tasks(
         None, help="A cluster of tasks that are not trained on. May be given several times."
     ),
     held_out_share: float | None = typer.Option(
-        None, help="The share of the rows of a trained task that are not trained on. [default: 0.1]"
+        None, help="The share of the rows of a trained task that are not trained on. (default: 0.1)"
     ),
-    train_tasks: int | None = typer.Option(None, help="Train on so many of the tasks. [default: all]"),
-    max_characters: int | None = typer.Option(None, help="A longer prompt loses examples. [default: 2000]"),
-    seed: int | None = typer.Option(None, help="The same seed makes the same rows. [default: 0]"),
+    train_tasks: int | None = typer.Option(None, help="Train on so many of the tasks. (default: all)"),
+    max_characters: int | None = typer.Option(None, help="A longer prompt loses examples. (default: 2000)"),
+    seed: int | None = typer.Option(None, help="The same seed makes the same rows. (default: 0)"),
     skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave bad rows and bad tasks out."),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Turn a collection of tasks into instructions with many templates, some tasks held out to measure on."""
     from yunque.configuration import resolve
-    from yunque.data.instruction_card import instruction_card
-    from yunque.data.task_rendering import TaskSettings, add_tasks
+    from yunque.data.task_rendering import TaskSettings
     from yunque.workspace import Workspace
 
     settings = resolve(
@@ -65,7 +65,21 @@ def tasks(
         max_characters=max_characters,
         seed=seed,
     )
-    workspace = Workspace.open()
+    _add(Workspace.open(), name, folder, settings, skip_bad, as_json)
+
+
+def _add(
+    workspace: "Workspace",
+    name: str,
+    folder: Path | None,
+    settings: "TaskSettings",
+    skip_bad: bool,
+    as_json: bool,
+) -> None:
+    """Make the dataset, and show what became of each task."""
+    from yunque.data.instruction_card import instruction_card
+    from yunque.data.task_rendering import add_tasks
+
     skipped: list[str] = []
     artifact, rendered = add_tasks(workspace, name, folder, settings, skipped.append if skip_bad else None)
     for sentence in skipped:
@@ -83,10 +97,15 @@ def tasks(
 
 def _numbers(text: str) -> list[int]:
     """ "0,2" as numbers."""
+    from yunque.data.task_rendering import MOST_SHOTS
+
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and len(part) < 4 for part in parts):
         raise UserError(f"--shots: {text!r} is not a list of numbers such as 0,2")
-    return [int(part) for part in parts]
+    numbers = [int(part) for part in parts]
+    if max(numbers) > MOST_SHOTS:
+        raise UserError(f"--shots: a prompt has at most {MOST_SHOTS} examples, not {max(numbers)}")
+    return numbers
 
 
 def show_rows(workspace: "Workspace", artifact: "Artifact", count: int, as_json: bool) -> None:

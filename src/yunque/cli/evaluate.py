@@ -44,6 +44,19 @@ def evaluate(
         return
     if not model:
         raise UserError("name the model to evaluate, or give --predictions and --references")
+    _measure(model, data, split, instructions, instruction_split, rows, skip_bad, json)
+
+
+def _measure(
+    model: str,
+    data: str | None,
+    split: str,
+    instructions: str | None,
+    instruction_split: str,
+    rows: int | None,
+    skip_bad: bool,
+    as_json: bool,
+) -> None:
     from yunque.data.instructions import shipped_instructions
     from yunque.evaluate.evaluation import EvaluationSettings, evaluate_model, instruction_dataset
     from yunque.workspace import Workspace
@@ -69,7 +82,7 @@ def evaluate(
     )
     emit(
         {"evaluation": made.ref, **results, "skipped": len(skipped)},
-        json,
+        as_json,
         lambda console: render(console, results),
     )
     note(f"kept as {made.ref}, every answer in its predictions.jsonl")

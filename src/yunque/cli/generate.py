@@ -12,10 +12,10 @@ def generate(
     model: str = typer.Argument(
         help="The model: NAME or model/NAME@VERSION; adapter/NAME is its base with the adapter."
     ),
-    prompt: str | None = typer.Argument(None, help="The text to go on with. [default: standard input]"),
-    max_new_tokens: int | None = typer.Option(None, help="At most this many tokens. [default: 64]"),
+    prompt: str | None = typer.Argument(None, help="The text to go on with. (default: standard input)"),
+    max_new_tokens: int | None = typer.Option(None, help="At most this many tokens. (default: 64)"),
     temperature: float | None = typer.Option(
-        None, help="0 takes the likeliest token each time. [default: 0]"
+        None, help="0 takes the likeliest token each time. (default: 0)"
     ),
     top_k: int | None = typer.Option(None, help="Draw among the K likeliest tokens only."),
     top_p: float | None = typer.Option(None, help="Draw among the likeliest tokens that sum to P."),

@@ -29,7 +29,7 @@ _SHADES = " ·░▒▓█"
 
 def _out(name: str) -> Any:
     return typer.Option(
-        None, help=f"The picture, .png or .svg. [default: {name}; none with --json]", show_default=False
+        None, help=f"The picture, .png or .svg. (default: {name}; none with --json)", show_default=False
     )
 
 
@@ -64,7 +64,7 @@ def _finish(
 def bits(
     number: str = typer.Argument(help="Such as 3.141592, 3,141592, -2.5, 1/3, 6.02e23, inf, nan."),
     largest: str | None = typer.Option(
-        None, help="INT8: the largest magnitude that its scale covers. [default: the next power of two]"
+        None, help="INT8: the largest magnitude that its scale covers. (default: the next power of two)"
     ),
     out: Path | None = _out("lab-bits.png"),
     as_json: bool = JSON_OPTION,
@@ -151,9 +151,9 @@ def temperature(
     model: str = _MODEL,
     prompt: str = typer.Argument(help="The text that the next token follows."),
     temperatures: str = typer.Option("0.2,0.7,1,1.5", help="Temperatures, with commas between; 0 is greedy."),
-    top_k: int = typer.Option(0, min=0, help="Cut all but the K likeliest tokens. [default: cut none]"),
+    top_k: int = typer.Option(0, min=0, help="Cut all but the K likeliest tokens. (default: cut none)"),
     top_p: float = typer.Option(
-        1.0, help="Cut all but the likeliest tokens that sum to P. [default: cut none]"
+        1.0, help="Cut all but the likeliest tokens that sum to P. (default: cut none)"
     ),
     tokens: int = typer.Option(12, min=1, max=60, help="How many of the likeliest tokens to show."),
     out: Path | None = _out("lab-temperature.png"),

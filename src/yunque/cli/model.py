@@ -31,15 +31,15 @@ def import_(
     source: str = typer.Argument(
         help="A folder, a .gguf file, a llama2.c .bin file, or hf:ORG/NAME[@REVISION]."
     ),
-    name: str | None = typer.Option(None, help="The model's name here. [default: that of the source]"),
+    name: str | None = typer.Option(None, help="The model's name here. (default: that of the source)"),
     dtype: str | None = typer.Option(
-        None, help="Keep numbers as float32, float16 or bfloat16. [default: as they came]"
+        None, help="Keep numbers as float32, float16 or bfloat16. (default: as they came)"
     ),
     tokenizer: Path | None = typer.Option(
         None, help="A tokenizer's file or folder, where the model has none with it (llama2.c)."
     ),
     chat_template: str | None = typer.Option(
-        None, help="How it writes conversations: a Jinja file, or plain. [default: as its files say]"
+        None, help="How it writes conversations: a Jinja file, or plain. (default: as its files say)"
     ),
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -80,11 +80,11 @@ def new(
     ),
     family: str | None = typer.Option(
         None,
-        help="llama, mistral, qwen2, qwen3, gpt2, falcon, rnn, t5, transformer or rnn-seq2seq. [default: llama]",
+        help="llama, mistral, qwen2, qwen3, gpt2, falcon, rnn, t5, transformer or rnn-seq2seq. (default: llama)",
     ),
-    tokenizer: str | None = typer.Option(None, help="The tokenizer. [default: the only one there is]"),
-    name: str | None = typer.Option(None, help="The name of the model. [default: new]"),
-    seed: int | None = typer.Option(None, help="The same seed draws the same weights. [default: 0]"),
+    tokenizer: str | None = typer.Option(None, help="The tokenizer. (default: the only one there is)"),
+    name: str | None = typer.Option(None, help="The name of the model. (default: new)"),
+    seed: int | None = typer.Option(None, help="The same seed draws the same weights. (default: 0)"),
     config: Path | None = typer.Option(None, help="A YAML file of settings."),
     as_json: bool = JSON_OPTION,
 ) -> None:

@@ -10,7 +10,6 @@ from rich.table import Table
 
 from yunque.cli.show import JSON_OPTION, bytes_of, emit, size, table
 from yunque.errors import UserError
-from yunque.machine import machine_memory
 
 if TYPE_CHECKING:
     from yunque.model.configuration import ModelConfig
@@ -33,15 +32,17 @@ def memory(
     train: str | None = typer.Option(None, help="What to train: full, lora or qlora."),
     batch: int = typer.Option(8, min=1, help="Rows of a batch."),
     seq: int | None = typer.Option(
-        None, min=1, help=f"Positions of a row. [default: the model's context, at most {_LENGTH:,}]"
+        None, min=1, help=f"Positions of a row. (default: the model's context, at most {_LENGTH:,})"
     ),
     dtype: str = typer.Option("float32", help="Products in training: float32, bfloat16 or float16."),
     optimizer: str = typer.Option("adamw", help="adamw, momentum, adafactor or sgd."),
     rank: int = typer.Option(8, min=1, help="Rank of LoRA's matrices."),
-    available: str | None = typer.Option(None, help="Memory there is, as 8GB. [default: this machine's]"),
+    available: str | None = typer.Option(None, help="Memory there is, as 8GB. (default: this machine's)"),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Tell what a model takes to hold and to train, whether it fits, and what to change."""
+    from yunque.machine import machine_memory
+
     products = _one_of("--dtype", dtype, _PRODUCTS)
     there_is = machine_memory() if available is None else bytes_of(available, "--available")
     method = None if train is None else _one_of("--train", train, _METHODS)

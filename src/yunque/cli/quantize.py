@@ -17,11 +17,11 @@ def quantize(
     model: str = typer.Argument(help="The model: NAME or model/NAME@VERSION."),
     to: str = typer.Option("int8", "--to", help=f"{', '.join(_KINDS)}."),
     group_size: int | None = typer.Option(
-        None, help="int4: so many neighbours share a scale; 32, 64 or 128. [default: 64]"
+        None, help="int4: so many neighbours share a scale; 32, 64 or 128. (default: 64)"
     ),
-    name: str | None = typer.Option(None, help="The name of what is made. [default: MODEL-int8, ...]"),
+    name: str | None = typer.Option(None, help="The name of what is made. (default: MODEL-int8, ...)"),
     data: str | None = typer.Option(
-        None, help="Measure on this dataset. [default: the test splits of what the model was trained on]"
+        None, help="Measure on this dataset. (default: the test splits of what the model was trained on)"
     ),
     text: Path | None = typer.Option(None, help="Measure on this text file."),
     as_json: bool = JSON_OPTION,

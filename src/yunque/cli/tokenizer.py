@@ -99,7 +99,7 @@ def compare(
     texts: list[str] = typer.Option(
         [],
         "--text",
-        help="A file, or a text itself; may be given several times. [default: Spanish, English and code of ours]",
+        help="A file, or a text itself; may be given several times. (default: Spanish, English and code of ours)",
     ),
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -149,7 +149,7 @@ def _named_texts(texts: list[str]) -> dict[str, str]:
 @app.command("show")
 def show(
     ref: str = typer.Argument(help=f"The tokenizer: {_WHICH}."),
-    text: str | None = typer.Option(None, help="The text. [default: standard input]"),
+    text: str | None = typer.Option(None, help="The text. (default: standard input)"),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Show how a text is divided into tokens, each in its colour, and their ids."""

@@ -17,17 +17,17 @@ def train(
     family: str | None = typer.Option(
         None,
         help="llama, mistral, qwen2, qwen3, gpt2, falcon or rnn learn the next token; t5, transformer or "
-        "rnn-seq2seq to fill in spans that were taken out. [default: llama]",
+        "rnn-seq2seq to fill in spans that were taken out. (default: llama)",
     ),
     data: list[str] = typer.Option(
-        [], "--data", help="A dataset; may be given several times. [default: what the tokenizer learned from]"
+        [], "--data", help="A dataset; may be given several times. (default: what the tokenizer learned from)"
     ),
-    tokenizer: str | None = typer.Option(None, help="The tokenizer. [default: the only one there is]"),
-    name: str | None = typer.Option(None, help="The name of the model. [default: mini]"),
-    seconds: float | None = typer.Option(None, help="Train about this long. [default: 90]"),
+    tokenizer: str | None = typer.Option(None, help="The tokenizer. (default: the only one there is)"),
+    name: str | None = typer.Option(None, help="The name of the model. (default: mini)"),
+    seconds: float | None = typer.Option(None, help="Train about this long. (default: 90)"),
     steps: int | None = typer.Option(None, help="Train this many steps, however long it takes."),
     parallel: str | None = typer.Option(
-        None, help="How several processes (torchrun) share a model: ddp or fsdp. [default: ddp]"
+        None, help="How several processes (torchrun) share a model: ddp or fsdp. (default: ddp)"
     ),
     tensorboard: bool = typer.Option(
         False, "--tensorboard", help="Write TensorBoard files in the run's folder too."

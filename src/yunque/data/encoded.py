@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -107,11 +108,15 @@ def _read(folder: Path) -> EncodedTexts | None:
 
 def _make_room(folder: Path) -> None:
     """Delete what was used longest ago, past 2 GB; the newest stays."""
-    kept = sorted(
-        (entry for entry in folder.iterdir() if entry.is_dir()), key=lambda entry: -entry.stat().st_mtime
-    )
-    size = 0
-    for number, entry in enumerate(kept):
-        size += sum(file.stat().st_size for file in entry.iterdir())
-        if number and size > _MOST_BYTES:
+    kept: list[tuple[float, int, Path]] = []
+    for entry in folder.iterdir():
+        # Names with a dot are being written, and another process may be making room as well.
+        with suppress(FileNotFoundError):
+            if not entry.name.startswith("."):
+                size = sum(file.stat().st_size for file in entry.iterdir())
+                kept.append((entry.stat().st_mtime, size, entry))
+    total = 0
+    for number, (_, size, entry) in enumerate(sorted(kept, reverse=True)):
+        total += size
+        if number and total > _MOST_BYTES:
             shutil.rmtree(entry, ignore_errors=True)

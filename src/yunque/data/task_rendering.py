@@ -27,6 +27,7 @@ from yunque.workspace.files import sha256_of
 
 TRAIN, HELD_OUT, UNSEEN = SPLITS = ("train", "heldout", "unseen")
 ZERO_SHOT, FEW_SHOT = "zero-shot", "few-shot"
+MOST_SHOTS = 100
 
 
 class TaskSettings(Settings):
@@ -39,7 +40,7 @@ class TaskSettings(Settings):
     smaller number are among those of a larger). A few-shot prompt above `max_characters` loses examples.
     """
 
-    shots: tuple[Annotated[int, Field(ge=0, le=100)], ...] = Field(default=(0, 2), min_length=1)
+    shots: tuple[Annotated[int, Field(ge=0, le=MOST_SHOTS)], ...] = Field(default=(0, 2), min_length=1)
     few_shot_share: float = Field(default=0.3, ge=0, le=1)
     inversion: float = Field(default=0.1, ge=0, le=1)
     templates_per_row: int = Field(default=1, ge=1)
@@ -198,7 +199,7 @@ def _measured(task: Task, rows: Sequence[TaskRow]) -> list[InstructionRow]:
 
 def _trained(task: Task, rows: Sequence[TaskRow], settings: TaskSettings) -> list[_Prompt]:
     """The training rows of a task, with its few-shot and inverted ones."""
-    prompts = dict[str, _Prompt]()
+    prompts = dict[tuple[str, str], _Prompt]()
     for row in rows:
         chance = random.Random(_rank(settings.seed, "ways", row.id))
         count = min(settings.templates_per_row, len(task.templates))
@@ -213,7 +214,7 @@ def _trained(task: Task, rows: Sequence[TaskRow], settings: TaskSettings) -> lis
                 frozenset(template.ask(each.values).instruction for each in (*examples, row)),
             )
             # Two templates of a row may have become the same inverted one.
-            prompts[prompt.row.id] = prompt
+            prompts[row.id, prompt.row.template] = prompt
     return list(prompts.values())
 
 
@@ -257,8 +258,9 @@ def _prompt(row: TaskRow, template: Template, examples: Sequence[TaskRow]) -> st
 def _row(task: Task, row: TaskRow, template: Template, examples: Sequence[TaskRow]) -> InstructionRow:
     asked = template.ask(row.values)
     form = f"{FEW_SHOT}-{len(examples)}" if examples else ZERO_SHOT
+    shown = [example.id.removeprefix(f"{task.name}/") for example in examples]
     return InstructionRow(
-        id=f"{row.id}/{template.name}/{form}",
+        id="/".join([row.id, template.name, form, *shown]),
         task=task.name,
         language=task.language,
         template=f"{task.name}/{template.name}/{form}",
@@ -267,6 +269,16 @@ def _row(task: Task, row: TaskRow, template: Template, examples: Sequence[TaskRo
         answer=asked.answer,
         labels=asked.labels,
     )
+
+
+def rows_in(row: InstructionRow) -> tuple[str, ...]:
+    """The ids of the rows that an instruction row asks (the first) and shows as examples; its own where it is of no
+    collection."""
+    task, *parts = row.id.split("/")
+    template = row.template.split("/")
+    if len(parts) < 3 or template != [task, *parts[1:3]] or task != row.task:
+        return (row.id,)
+    return tuple(f"{task}/{name}" for name in (parts[0], *parts[3:]))
 
 
 def _told(task: Task, splits: Mapping[str, Sequence[InstructionRow]]) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """The forgetting matrix: models by tasks, with what each model lost against the first.
 
 Forgetting of a task is the first model's measure less the other's, as in Chaudhry et al. 2018 (arXiv:1801.10112); of
-text it is the increase of the loss.
+text it is the increase of the loss, where both models read the same tokens.
 """
 
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -32,6 +35,14 @@ Answers = list[Prediction]
 Cell = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Loss:
+    """Nats a token, and what such a token is: two losses are held against each other where that is the same."""
+
+    value: float
+    unit: str = ""
+
+
 def forgetting_matrix(
     workspace: Workspace,
     models: Sequence[str],
@@ -55,11 +66,19 @@ def forgetting_matrix(
             "a matrix needs two models or more, each once: the first is what the others are held against"
         )
     tasks = _tasks(workspace, instructions, rows_of_each)
-    texts = [(dataset, general_split(dataset)) for dataset in general]
+    texts = [(dataset, general_split(dataset)) for dataset in {each.ref: each for each in general}.values()]
     if not tasks and not texts:
         raise UserError("there is nothing to measure: name instructions or text")
     columns = [_task_column(name, ref, rows) for name, (ref, rows) in tasks.items()]
-    columns += [{"name": dataset.name, "kind": "loss", "data": dataset.ref} for dataset, _ in texts]
+    names = Counter(dataset.name for dataset, _ in texts)
+    columns += [
+        {
+            "name": dataset.name if names[dataset.name] == 1 else dataset.ref,
+            "kind": "loss",
+            "data": dataset.ref,
+        }
+        for dataset, _ in texts
+    ]
     rows = [row for _, some in tasks.values() for row in some]
     measured = [_measure(workspace, model, rows, texts, progress) for model in chosen]
     learned = [_learned(workspace, model, chosen[0]) for model in chosen]
@@ -90,12 +109,12 @@ def _tasks(
 ) -> dict[str, tuple[str, list[InstructionRow]]]:
     """The rows of each task, and the dataset that it is from; two datasets may have a task of the same name."""
     found: dict[str, tuple[str, list[InstructionRow]]] = {}
-    for dataset in instructions:
+    for dataset in {each.ref: each for each in instructions}.values():
         named: dict[str, list[InstructionRow]] = {}
         for row in first_of_each(read_instruction_split(workspace, dataset, "heldout"), rows_of_each):
             named.setdefault(row.task, []).append(row)
         for task, rows in named.items():
-            found[task if task not in found else f"{task} ({dataset.name})"] = (dataset.ref, rows)
+            found[task if task not in found else f"{task} ({dataset.ref})"] = (dataset.ref, rows)
     return found
 
 
@@ -112,20 +131,26 @@ def _measure(
     rows: Sequence[InstructionRow],
     texts: Sequence[tuple[Artifact, str]],
     progress: Progress,
-) -> tuple[Answers, list[float | None]]:
+) -> tuple[Answers, list[Loss | None]]:
     """The answers of a model, and its loss on each text; None where that is not defined."""
     opened = LocalModel.open(workspace, model.ref)
-    losses: list[float | None] = []
+    losses: list[Loss | None] = []
     for dataset, split in texts:
         try:
-            losses.append(
-                text_loss(opened.engine, read_rows(workspace, dataset, split), _GENERAL_TOKENS, progress).loss
-            )
+            found = text_loss(opened.engine, read_rows(workspace, dataset, split), _GENERAL_TOKENS, progress)
+            texts_read = [row.text for row in read_rows(workspace, dataset, split) if row.text][: found.rows]
+            losses.append(Loss(found.loss, f"{found.of} of {_digest(opened, texts_read)}"))
         except NoTextLoss:
             losses.append(None)
     with one_thread():
         answers = predict(opened, opened.score, rows, _ANSWER_TOKENS, write_labels=False, progress=progress)
     return answers, losses
+
+
+def _digest(model: LocalModel, texts: Sequence[str]) -> str:
+    """What stands for the tokens that a model reads."""
+    ids = [model.engine.tokenizer.encode(text) for text in texts]
+    return sha256(json.dumps(ids).encode()).hexdigest()
 
 
 def _learned(workspace: Workspace, model: Artifact, first: Artifact) -> set[str]:
@@ -143,7 +168,7 @@ def _learned(workspace: Workspace, model: Artifact, first: Artifact) -> set[str]
 def assembled(
     models: Sequence[str],
     columns: Sequence[dict[str, Any]],
-    measured: Sequence[tuple[Answers, Sequence[float | None]]],
+    measured: Sequence[tuple[Answers, Sequence[Loss | None]]],
     learned: Sequence[set[str]],
 ) -> dict[str, Any]:
     """The matrix from what was measured: the answers of a model to the rows of all columns, in their order, and its
@@ -183,9 +208,10 @@ def _accuracy_cell(first: Answers, answers: Answers) -> Cell:
     }
 
 
-def _loss_cell(first: float | None, loss: float | None) -> Cell:
-    lost = None if loss is None or first is None else loss - first
-    return {"value": loss, "forgotten": lost, "tuned": False}
+def _loss_cell(first: Loss | None, loss: Loss | None) -> Cell:
+    if loss is None or first is None or loss.unit != first.unit:
+        return {"value": loss and loss.value, "forgotten": None, "tuned": False}
+    return {"value": loss.value, "forgotten": loss.value - first.value, "tuned": False}
 
 
 def _summary(model: str, columns: Sequence[dict[str, Any]], line: Sequence[Cell]) -> dict[str, Any]:
@@ -248,7 +274,7 @@ def summary_rows(matrix: dict[str, Any]) -> list[list[str]]:
 SUMMARY = ("model", "learnt", "forgotten", "forgotten, text")
 NOTE = (
     "Accuracy in per cent (95 % interval) and its change against the first model; loss in nats a token. "
-    "* tuned on this task."
+    "* tuned on this task. A loss without a change is of other tokens than the first model's."
 )
 
 

@@ -61,12 +61,14 @@ def ancestors(workspace: Workspace, artifact: Artifact, until: str | None = None
 def lineage_of(
     workspace: Workspace, base: Artifact, tuned: Artifact, measured_on: Sequence[Artifact]
 ) -> dict[str, Any]:
-    """Name and hash of everything that a tuning comes from, and of what it was measured on."""
+    """Name and hash of everything that a tuning comes from, and of what it was measured on; `judges` are the reward
+    models that it learned from."""
     parents = [workspace.get(ref) for ref in tuned.parents]
     adapters = [parent for parent in (*parents, tuned) if parent.kind == "adapter"]
     return {
         "base": _named(base),
         "data": [_named(parent) for parent in parents if parent.kind == "dataset"],
+        "judges": [_named(each) for each in parents if each.kind == "model" and each.ref != base.ref],
         "adapter": _named(adapters[0]) if adapters else None,
         "model": _named(tuned),
         "run": tuned.config.get("run"),

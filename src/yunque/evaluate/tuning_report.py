@@ -31,8 +31,29 @@ def _value(line: dict[str, Any], when: str) -> str:
 
 
 def learnt(report: dict[str, Any]) -> str:
-    """What became of the tasks that were tuned on."""
+    """What became of the tasks that were tuned on, or of the pairs or the reward that was learned from."""
+    if report["method"] != "tuning":
+        return _aligned(report["aligned"])
+    if report["accuracy"] is None:
+        return "Learnt: not measured, no held-out row is of a task that was tuned on (give such rows with --held-out)"
     return f"Learnt: {_accuracy(report['accuracy'])}"
+
+
+def _aligned(figures: dict[str, Any]) -> str:
+    parts = []
+    if "held_out_accuracy" in figures:
+        parts.append(
+            f"the better answer of {figures['held_out_accuracy']:.1%} of {figures['held_out_rows']} held-out pairs "
+            f"is preferred (margin {figures['held_out_margin']:.2f})"
+        )
+    if "reward_after" in figures:
+        parts.append(
+            f"mean reward {figures['reward_before']:.3f} before, {figures['reward_after']:.3f} after "
+            f"({figures['measured_on']})"
+        )
+    if "kl" in figures:
+        parts.append(f"{figures['kl']:.2f} nats an answer from the reference")
+    return f"Learnt: {'; '.join(parts) or 'not measured, no row was held out'}"
 
 
 def forgotten(report: dict[str, Any]) -> list[str]:
@@ -69,6 +90,7 @@ def lineage(report: dict[str, Any]) -> list[tuple[str, str, str]]:
     """What it is, its reference and its hash, for everything that the tuning comes from."""
     found = report["lineage"]
     named = [("base", found["base"]), *(("data", each) for each in found["data"])]
+    named += [("judge", each) for each in found["judges"]]
     if found["adapter"] and found["adapter"] != found["model"]:
         named.append(("adapter", found["adapter"]))
     named += [("result", found["model"]), *(("measured on", each) for each in found["measured_on"])]
@@ -84,7 +106,10 @@ def _accuracy(total: dict[str, Any]) -> str:
 
 def markdown(report: dict[str, Any]) -> str:
     """The report as a Markdown file."""
-    parts = [f"# Tuning of {report['base']}: {report['model']}", learnt(report), _table(report["tasks"])]
+    method = "Tuning" if report["method"] == "tuning" else report["method"].upper()
+    parts = [f"# {method} of {report['base']}: {report['model']}", learnt(report)]
+    if report["tasks"]:
+        parts.append(_table(report["tasks"]))
     parts += ["## Forgotten", "\n".join(f"- {sentence}" for sentence in forgotten(report))]
     if report["others"]:
         parts.append(_table(report["others"]["tasks"]))

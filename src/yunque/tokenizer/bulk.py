@@ -84,10 +84,12 @@ class BulkEncoder:
     def encode(self, text: str) -> Ids:
         """The ids of a text; special tokens are no more than their letters."""
         decomposed = self._composed and not unicodedata.is_normalized("NFC", text)
-        if decomposed or any(token in text for token in self._added):
-            return np.array(self._inner.encode(text, add_special_tokens=False).ids, dtype=np.int32)
-        ranks = self._encoding.encode_to_numpy(text, disallowed_special=())
-        return self._ids[ranks]
+        if not decomposed and not any(token in text for token in self._added):
+            try:
+                return self._ids[self._encoding.encode_to_numpy(text, disallowed_special=())]
+            except ValueError:
+                pass  # a run of blanks that is too long for its regular expressions
+        return np.array(self._inner.encode(text, add_special_tokens=False).ids, dtype=np.int32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of many texts."""

@@ -191,13 +191,37 @@ def open_alignment(
 RowT = TypeVar("RowT", bound=Identified)
 
 
-def parted(rows: Sequence[RowT], held_out: Sequence[RowT], share: float) -> tuple[list[RowT], list[RowT]]:
-    """Rows to learn from and rows to measure on: those held out, or a share that follows from the rows' ids."""
-    if held_out or not share or len(rows) < 2:
+def _itself(row: Identified) -> Sequence[str]:
+    return (row.id,)
+
+
+def parted(
+    rows: Sequence[RowT],
+    held_out: Sequence[RowT],
+    share: float,
+    shown_in: Callable[[RowT], Sequence[str]] = _itself,
+) -> tuple[list[RowT], list[RowT]]:
+    """Rows to learn from and rows to measure on: those held out, or a share that follows from the rows' ids.
+
+    `shown_in` gives the ids of what a row is made of, what it asks first: of one id all rows are on one side, and a
+    row to learn from that shows what is held out is on neither.
+    """
+    if held_out or not share:
         return list(rows), list(held_out)
-    order = sorted(rows, key=lambda row: hashlib.sha256(row.id.encode()).hexdigest())
-    chosen = {row.id for row in order[: max(1, round(share * len(rows)))]}
-    return [row for row in rows if row.id not in chosen], [row for row in rows if row.id in chosen]
+    made_of = [shown_in(row) for row in rows]
+    counts, wanted = Counter(ids[0] for ids in made_of), max(1, round(share * len(rows)))
+    chosen, count = set[str](), 0
+    order = sorted(counts, key=lambda id: hashlib.sha256(id.encode()).hexdigest())
+    for id in order[:-1]:  # one at least is left to learn from
+        if count >= wanted:
+            break
+        chosen.add(id)
+        count += counts[id]
+    pairs = list(zip(rows, made_of, strict=True))
+    return (
+        [row for row, ids in pairs if chosen.isdisjoint(ids)],
+        [row for row, ids in pairs if ids[0] in chosen],
+    )
 
 
 def tell_too_long(ids: Sequence[str], context: int, tell: Tell) -> None:

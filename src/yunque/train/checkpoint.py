@@ -7,7 +7,7 @@ process that dies while writing leaves nothing that could be taken for one.
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -82,22 +82,34 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, objective: object = None
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    objective: object = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Position:
     """Put the newest checkpoint into `model`, `optimizer`, torch's generator and the objective, if it has a state.
 
-    Gives the start where there is none.
+    Gives the start where there is none. One that was damaged on disk is told, and the one before it taken. Raises
+    UserError where none of them can be read.
     """
     if rank() == 0:
         for leftover in folder.glob(".step-*"):
             shutil.rmtree(leftover)  # of a process that died while writing; the run's lock is ours
-    found = Position()
-    for checkpoint in reversed(_checkpoints(folder)):
+    found, checkpoints = Position(), _checkpoints(folder)
+    for checkpoint in reversed(checkpoints):
         try:
-            found = _restore(checkpoint, model, optimizer, objective)
-            break
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError):
-            continue  # damaged on disk after it was written: the one before it is a little older, and as good
+            contents = _read(checkpoint, model, objective)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            if checkpoint == checkpoints[0]:
+                raise UserError(
+                    f"{folder}: no checkpoint can be read ({error}); delete the folder to start this run anew"
+                ) from None
+            tell(f"The checkpoint {checkpoint.name} is damaged ({error}): the one before it is taken.")
+            continue
+        found = contents.position
+        _put_in_place(contents, model, optimizer, objective)
+        break
     if found.step != first_makes(lambda: found.step, int):
         raise UserError(
             f"{folder}: the processes of this run do not see the same files; give them one workspace"
@@ -105,36 +117,54 @@ def load_checkpoint(
     return found
 
 
-def _restore(
-    checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, objective: object
-) -> Position:
-    """Everything of one checkpoint, all read before any of it is put in place."""
-    weights = load_file(checkpoint / "model.safetensors")
-    moments = load_file(checkpoint / "optimizer.safetensors")
-    random = load_file(checkpoint / "random.safetensors")
-    if "torch" not in random:
-        raise KeyError("the checkpoint has no state of torch's generator")
-    position = Position(**json.loads((checkpoint / "position.json").read_text(encoding="utf-8")))
+@dataclass(frozen=True)
+class _Contents:
+    """What a checkpoint holds, read and checked."""
+
+    weights: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
+    random: Mapping[str, Tensor]
+    objective: Mapping[str, Tensor]
+    position: Position
+
+
+def _read(checkpoint: Path, model: nn.Module, objective: object) -> _Contents:
+    """Everything of one checkpoint. Raises ValueError and the like where it is not this model's, or damaged."""
     state = load_file(checkpoint / "objective.safetensors") if isinstance(objective, Stateful) else {}
-    if weights.keys() != _trained(model).keys():
-        raise KeyError("the checkpoint has other weights than the model")
+    contents = _Contents(
+        load_file(checkpoint / "model.safetensors"),
+        load_file(checkpoint / "optimizer.safetensors"),
+        load_file(checkpoint / "random.safetensors"),
+        state,
+        Position(**json.loads((checkpoint / "position.json").read_text(encoding="utf-8"))),
+    )
+    if "torch" not in contents.random:
+        raise ValueError("it has no state of torch's generator")
+    shapes = {name: tensor.shape for name, tensor in contents.weights.items()}
+    if shapes != {name: weight.shape for name, weight in _trained(model).items()}:
+        raise ValueError("it has other weights than the model")
+    return contents
+
+
+def _put_in_place(
+    contents: _Contents, model: nn.Module, optimizer: torch.optim.Optimizer, objective: object
+) -> None:
     for name, parameter in model.named_parameters():
-        if name not in weights:
+        if name not in contents.weights:
             continue
         with torch.no_grad():
-            parameter.copy_(placed_like(weights[name], parameter))
+            parameter.copy_(placed_like(contents.weights[name], parameter))
         prefix = f"{name}:"
         optimizer.state[parameter] = {
             key.removeprefix(prefix): placed_like(tensor, parameter)
-            for key, tensor in moments.items()
+            for key, tensor in contents.moments.items()
             if key.startswith(prefix)
         }
-    torch.set_rng_state(random["torch"])
-    if "cuda" in random and torch.cuda.is_available():
-        torch.cuda.set_rng_state(random["cuda"])
+    torch.set_rng_state(contents.random["torch"])
+    if "cuda" in contents.random and torch.cuda.is_available():
+        torch.cuda.set_rng_state(contents.random["cuda"])
     if isinstance(objective, Stateful):
-        objective.restore(state)
-    return position
+        objective.restore(contents.objective)
 
 
 def _random_states() -> dict[str, Tensor]:

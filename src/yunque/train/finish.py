@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from yunque.model import LanguageModel, save_model
+from yunque.processes import world_size
 from yunque.train.corpus import RowKey
 from yunque.train.cost import cost_of
 from yunque.train.curves import draw_curves, read_log
@@ -24,8 +25,8 @@ def settled_plan(run: Run, make: Callable[[], TrainingPlan], tell: Tell) -> Trai
     if "plan" in run.record:
         return TrainingPlan(**run.record["plan"])
     own = make()
-    # All processes measure at once, as they will work at once: the first one's plan counts, with the speed of all.
-    speed = sum(added_up([own.matmul_gflops]))
+    # All processes measure at once, as they will work at once: the first one's plan counts, with their mean speed.
+    speed = sum(added_up([own.matmul_gflops])) / world_size()
     plan = first_makes(lambda: replace(own, matmul_gflops=round(speed, 1)), TrainingPlan)
     run.keep(plan=plan.as_dict())
     for sentence in plan.sentences():

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from yunque.data.task_rendering import rows_in
 from yunque.errors import UserError
 from yunque.generate.conversation import encode_prompt
 from yunque.model import EncoderDecoder, save_model
@@ -22,7 +23,7 @@ from yunque.train.corpus import training_documents
 from yunque.train.corruption import CorruptionSettings
 from yunque.train.early_stopping import EarlyStopping
 from yunque.train.finish import keep_files, settled_plan
-from yunque.train.loop import Tell, run_loop
+from yunque.train.loop import Tell, fixed_threads, run_loop
 from yunque.train.loss import context_of
 from yunque.train.mixture import Batches
 from yunque.train.objectives.answers import Answers, Example, PromptDivergence
@@ -59,6 +60,7 @@ def _examples(
     settings: TuneSettings,
     tokenizer: Tokenizer,
     model: Writer,
+    tell: Tell,
     on_bad: OnBad | None,
 ) -> tuple[list[Example], list[Example], int]:
     """Examples to learn from, those held out to measure how far learning is, and how many rows were left out."""
@@ -69,7 +71,12 @@ def _examples(
     for each in data:
         share = settings.early_stopping.share if settings.early_stopping else 0.0
         given += len(each.rows) + len(each.validation)
-        for rows, examples in zip(parted(each.rows, each.validation, share), (learn, held_out), strict=True):
+        halves = parted(each.rows, each.validation, share, rows_in)
+        if on_neither := len(each.rows) + len(each.validation) - sum(map(len, halves)):
+            tell(
+                f"{on_neither} rows of {each.ref} are left out: they show rows that are held out as examples."
+            )
+        for rows, examples in zip(halves, (learn, held_out), strict=True):
             examples += encode_rows(tokenizer, model, rows, each.dataset, context, on_bad)
     if not learn:
         raise UserError(f"there is no row to tune on that fits in the model's context of {context} tokens")
@@ -98,7 +105,7 @@ def _replay(
     if not datasets and not tasks and not settings.own_text:
         if settings.kl.replayed:
             raise UserError(
-                f"kl.replayed: what {base.ref} was trained on is not known here: name a dataset with replay_data"
+                f"kl.replayed: no text that {base.ref} was trained on is known here: name a dataset with replay_data"
             )
         return None
     context, count = context_of(model), settings.replay
@@ -132,11 +139,10 @@ def _replayed(
     workspace: Workspace, base: Artifact, settings: TuneSettings
 ) -> tuple[list[Artifact], list[Artifact]]:
     """The text to replay, and the instructions of earlier tunings."""
-    text, tasks = learned_datasets(workspace, base) if settings.replay_tasks else ([], [])
-    if settings.replay_data or not settings.replay_tasks:
-        refs = settings.replay_data or [ref for ref in base.parents if ref.startswith("dataset/")]
-        text = [workspace.get(ref, "dataset") for ref in refs]
-    return text, tasks
+    text, tasks = learned_datasets(workspace, base)
+    if settings.replay_data:
+        text = [workspace.get(ref, "dataset") for ref in settings.replay_data]
+    return text, tasks if settings.replay_tasks else []
 
 
 def _prepare(
@@ -161,7 +167,7 @@ def _prepare(
         make_trainable(model, settings.lora, settings.seed)
     else:
         model = prompted(model, settings.prompt, tokenizer, settings.seed)
-    learn, held_out, left_out = _examples(data, settings, tokenizer, model, on_bad)
+    learn, held_out, left_out = _examples(data, settings, tokenizer, model, tell, on_bad)
     taught = next(row for each in data for row in each.rows if row.id == learn[0].key[1])
     if not is_asked_as_taught(tokenizer, model, taught):
         tell(
@@ -211,8 +217,11 @@ def _plan(tuning: _Tuning, settings: TuneSettings) -> TrainingPlan:
     targets = [len(row.answer) if reads_a_source else 0 for row in rows]
     step_tokens = batches.rows_per_step * batches.mean([a + b for a, b in zip(sources, targets, strict=True)])
     together, longest = min(settings.together, len(rows)), max(sources)
+    frozen_tokens = step_tokens if settings.kl.prompts else 0.0
     if objective.replay is not None:
-        step_tokens += sum(part.tokens for part in objective.replay.parts(tuning.model, 0))
+        replayed = sum(part.tokens for part in objective.replay.parts(tuning.model, 0))
+        step_tokens += replayed
+        frozen_tokens += replayed if settings.kl.replayed else 0
         # A part of replayed text is read alone: so many rows as long as the longest.
         windows = min(settings.replay, settings.together) * context_of(tuning.model)
         together = max(together, -(-windows // longest))
@@ -228,7 +237,9 @@ def _plan(tuning: _Tuning, settings: TuneSettings) -> TrainingPlan:
         if reads_a_source
         else batches.mean([len(row.answer) for row in rows]) / batches.mean(sources),
         accumulated=settings.together < settings.batch_size or objective.replay is not None,
-        held_bytes=_bytes_of(tuning.frozen),
+        held_bytes=_bytes_of(tuning.frozen)
+        + (_learned_bytes(tuning.model) if settings.early_stopping else 0),
+        frozen_share=frozen_tokens / step_tokens,
     )
     steps = max(1, round(settings.epochs * batches.batches_per_epoch))
     return plan_run(
@@ -238,6 +249,11 @@ def _plan(tuning: _Tuning, settings: TuneSettings) -> TrainingPlan:
 
 def _bytes_of(model: Writer | None) -> int:
     return sum(weight.nbytes for weight in model.parameters()) if model is not None else 0
+
+
+def _learned_bytes(model: Writer) -> int:
+    """Those of the weights that early stopping keeps the best of."""
+    return sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
 
 
 def _told_mixture(batches: Batches) -> str:
@@ -292,12 +308,13 @@ def tune(
         if "artifact" in run.record:
             tell(f"The run {run.name} is finished: this is what it made.")
             return workspace.get(run.record["artifact"])
-        tuning = _prepare(workspace, base, data, settings, tell, on_bad, run.folder, progress)
-        objective = tuning.objective
-        if len(objective.batches.rates) > 1:
-            tell(_told_mixture(objective.batches))
-        settings = _evenly(settings, objective.batches)
-        plan = settled_plan(run, lambda: _plan(tuning, settings), tell)
+        with fixed_threads(_threads_of(run)):
+            tuning = _prepare(workspace, base, data, settings, tell, on_bad, run.folder, progress)
+            objective = tuning.objective
+            if len(objective.batches.rates) > 1:
+                tell(_told_mixture(objective.batches))
+            settings = _evenly(settings, objective.batches)
+            plan = settled_plan(run, lambda: _plan(tuning, settings), tell)
         stopping = EarlyStopping(objective, settings.early_stopping) if settings.early_stopping else None
         # Dropout draws from torch's own generator, which the measurements of the plan have used.
         torch.manual_seed(settings.seed)
@@ -312,6 +329,16 @@ def tune(
             )
         parents = [base, *(each.dataset for each in data if each.dataset)]
         return _keep(workspace, run, name, tuning, settings, parents, done.step, measured)
+
+
+def _threads_of(run: Run) -> int:
+    """How many threads a run has, from its beginning: text of its own is written before there is a plan."""
+    if "threads" not in run.record:
+        threads: int = run.record.get("plan", {}).get("threads", torch.get_num_threads())
+        run.keep(threads=threads)
+        return threads
+    kept: int = run.record["threads"]
+    return kept
 
 
 def _keep(

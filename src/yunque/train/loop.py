@@ -150,16 +150,17 @@ def _run_steps(
     """`run_loop` for a model in its place; `folders` are those of checkpoints and of all else this process writes."""
     optimizer = make_optimizer(model, settings.optimizer)
     checkpoints, folder = folders
-    position = load_checkpoint(checkpoints, model, optimizer, objective)
+    position = load_checkpoint(checkpoints, model, optimizer, objective, tell)
     if position.step:
         tell(f"Going on from step {position.step} of {schedule.steps}.")
     saved, saved_at, stop = position.step, time.monotonic(), False
     model.train()
     with (
         told_when_out_of_memory(settings, schedule.as_dict(), _KEPT),
-        _threads(schedule.threads),
+        fixed_threads(schedule.threads),
         _interrupts() as interrupted,
-        Log(folder, position.log_bytes, settings.tensorboard) as log,
+        # What the other processes write is thrown away.
+        Log(folder, 0 if rank() else position.log_bytes, settings.tensorboard and not rank()) as log,
         progress("Training", total=schedule.steps) as task,
     ):
         task.advance(position.step)
@@ -227,7 +228,7 @@ def _validated(
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def fixed_threads(count: int) -> Iterator[None]:
     """Sums of floats depend on how many threads share them, so a run keeps the number that it began with."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

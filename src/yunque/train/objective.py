@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -31,6 +31,14 @@ class PartLoss:
 
     mean: Tensor
     figures: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+RowT = TypeVar("RowT")
+
+
+def in_parts(rows: Sequence[RowT], count: int) -> list[Sequence[RowT]]:
+    """Rows, `count` at a time."""
+    return [rows[start : start + count] for start in range(0, len(rows), count)]
 
 
 def group_weights(parts: Sequence[Part]) -> Counter[str]:

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from yunque.data.instructions import read_instruction_split
+from yunque.data.texts import holds_text
 from yunque.generate.conversation import encode_answer
 from yunque.model import CausalModel
 from yunque.progress import Progress
@@ -75,7 +76,10 @@ def replayed_corpus(
 
 
 def learned_datasets(workspace: Workspace, base: Artifact) -> tuple[list[Artifact], list[Artifact]]:
-    """The text that a model and those above it were trained on, and the instructions that they were tuned on."""
+    """The text that a model and those above it were trained on, and the instructions that they were tuned on.
+
+    Preferences and prompts are neither.
+    """
     text, tasks = dict[str, Artifact](), dict[str, Artifact]()
     waiting, seen = [base], set[str]()
     while waiting:
@@ -85,7 +89,7 @@ def learned_datasets(workspace: Workspace, base: Artifact) -> tuple[list[Artifac
             parent = workspace.get(ref)
             if parent.kind == "model" and ref not in seen:
                 waiting.append(parent)
-            elif parent.kind == "dataset":
+            elif parent.kind == "dataset" and holds_text(parent):
                 (tasks if model.config.get("objective") == "instruct" else text)[ref] = parent
     return list(text.values()), [each for each in tasks.values() if "train.jsonl" in each.files]
 

@@ -7,19 +7,19 @@ step then depends on nothing that could differ when the run goes on after a stop
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
-from yunque.machine import machine_memory
 from yunque.model import LanguageModel, ModelConfig, new_model
 from yunque.model.memory import TrainingMemory, outline_of
 from yunque.model.simulation import check_layers, on_meta
+from yunque.processes import world_size
 from yunque.train.loop import autocast, train_step
 from yunque.train.objective import Objective
 from yunque.train.optimizer import make_optimizer
-from yunque.train.out_of_memory import check_fits, told_when_out_of_memory
+from yunque.train.out_of_memory import check_fits, room_of, told_bytes, told_when_out_of_memory
 from yunque.train.parallel import own_share, training_device
 from yunque.train.settings import LoopSettings, Precision
 from yunque.train.workload import Workload as Workload
@@ -40,8 +40,9 @@ class TrainingPlan:
 
     `tokens` are those the model will read, `epochs` how often it will see the data. `flops_per_token` are those of
     what is really trained. `memory_bytes` is the most at once: not the sum of weights, gradients, optimizer,
-    activations (with the scores) and `held_bytes` (a reference, a reward model), for gradients come while
-    activations go. It is for `rows` rows of `length` positions read at once. `machine_bytes` is what there is.
+    activations (with the scores) and `held_bytes` (a reference, a reward model, the best weights so far), for
+    gradients come while activations go. It is for `rows` rows of `length` positions read at once. `machine_bytes` is
+    what there is for each process: of its GPU, or of the machine.
     """
 
     steps: int
@@ -74,24 +75,20 @@ class TrainingPlan:
     def sentences(self) -> list[str]:
         """The plan in words, a line each."""
         learns = "" if self.trained_parameters == self.parameters else f"; {self.trained_parameters:,} learn"
-        of = f" of {_gigabytes(self.machine_bytes)}" if self.machine_bytes is not None else ""
-        held = f", other models {_gigabytes(self.held_bytes)}" if self.held_bytes else ""
+        of = f" of {told_bytes(self.machine_bytes)}" if self.machine_bytes is not None else ""
+        held = f", other weights {told_bytes(self.held_bytes)}" if self.held_bytes else ""
         reached = self.flops / max(self.steps * self.step_seconds, 1e-9) / (self.matmul_gflops * 1e9)
         return [
             f"Model: {self.parameters / 1e6:.2f} million parameters{learns}.",
-            f"Memory: about {_gigabytes(self.memory_bytes)}{of} (weights {_gigabytes(self.weight_bytes)}, gradients "
-            f"{_gigabytes(self.gradient_bytes)}, optimizer {_gigabytes(self.optimizer_bytes)}, activations "
-            f"{_gigabytes(self.activation_bytes)} for {self.rows} x {self.length} positions at once{held}).",
+            f"Memory: about {told_bytes(self.memory_bytes)}{of} (weights {told_bytes(self.weight_bytes)}, gradients "
+            f"{told_bytes(self.gradient_bytes)}, optimizer {told_bytes(self.optimizer_bytes)}, activations "
+            f"{told_bytes(self.activation_bytes)} for {self.rows} x {self.length} positions at once{held}).",
             f"Work: {self.steps:,} steps, {self.tokens:,} tokens ({self.epochs:.2f} times through the data), "
             f"{self.flops / 1e12:.2f} TFLOP in {self.precision}.",
             f"Machine: {self.matmul_gflops:.0f} GFLOP/s in matrix products with {self.threads} threads, "
             f"{self.step_seconds:.3f} s a step (MFU {reached:.0%}).",
             f"Expected time: about {self.expected_seconds:.0f} s.",
         ]
-
-
-def _gigabytes(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 @dataclass(frozen=True)
@@ -147,20 +144,14 @@ def plan_run(
     to change, before anything of its size is made.
     """
     shape = make() if make is not None else _without_numbers(config)
-    memory, machine = workload.memory(shape, "float32"), machine_memory()
-    check_fits(workload, shape, memory, settings, machine)
     device = training_device(settings)
-    speeds: dict[Precision, float] = {"float32": measure_matmul("float32", device)}
-    precision: Precision = "float32" if settings.precision == "auto" else settings.precision
-    if settings.precision != "float32":
-        speeds["bfloat16"] = measure_matmul("bfloat16", device)
-    if settings.precision == "auto" and speeds["bfloat16"] > _WORTHWHILE * speeds["float32"]:
-        precision = "bfloat16"
-    if precision != "float32":
-        memory = workload.memory(shape, precision)
+    precision, speed = _settled_precision(settings, device)
+    memory, room = workload.memory(shape, precision), room_of(device)
+    workload = _with_whole_model(workload, memory, settings, device)
+    check_fits(workload, shape, memory, settings, room)
     threads = torch.get_num_threads()
     model = shape if make is not None else new_model(config, torch.Generator().manual_seed(settings.seed))
-    with told_when_out_of_memory(settings, _figures(workload, shape, memory, machine)):
+    with told_when_out_of_memory(settings, _figures(workload, shape, memory, room.available)):
         trial = _Trial(_TIMED_STEPS, precision, threads)
         measured = _measure(model.to(device), own_share(objective), settings, trial, workload.rollout_steps)
     rollout = measured.rollout / workload.rollout_steps if workload.rollout_steps else 0.0
@@ -178,11 +169,34 @@ def plan_run(
         epochs=tokens / workload.epoch_tokens,
         flops=tokens * flops_per_token,
         flops_per_token=flops_per_token,
-        **_figures(workload, shape, memory, machine),
-        matmul_gflops=round(speeds[precision], 1),
+        **_figures(workload, shape, memory, room.available),
+        matmul_gflops=round(speed, 1),
         step_seconds=round(measured.step, 4),
         expected_seconds=round(steps * a_step + measured.validation, 2),
     )
+
+
+def _settled_precision(settings: LoopSettings, device: torch.device) -> tuple[Precision, float]:
+    """The precision of a run and the speed that large products reach in it."""
+    if settings.precision != "auto":
+        return settings.precision, measure_matmul(settings.precision, device)
+    single, half = measure_matmul("float32", device), measure_matmul("bfloat16", device)
+    return ("bfloat16", half) if half > _WORTHWHILE * single else ("float32", single)
+
+
+def _with_whole_model(
+    workload: Workload, memory: TrainingMemory, settings: LoopSettings, device: torch.device
+) -> Workload:
+    """With fsdp the whole model stays in the machine's memory beside the slices.
+
+    The speed is measured on the whole model, so what that takes is needed in any case; of the slices only what is
+    more than that counts. On a GPU the whole is not where the slices are.
+    """
+    if settings.parallel != "fsdp" or world_size() == 1 or device.type == "cuda":
+        return workload
+    slices = (memory.weight_bytes + memory.optimizer_bytes) // world_size()
+    more = max(0, slices - memory.optimizer_bytes)
+    return replace(workload, held_bytes=workload.held_bytes + more)
 
 
 def _without_numbers(config: ModelConfig) -> LanguageModel:

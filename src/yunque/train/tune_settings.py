@@ -79,6 +79,10 @@ class TuneSettings(LoopSettings):
     def _check_ways(self) -> Self:
         if self.lora is not None and self.prompt is not None:
             raise ValueError("lora and prompt exclude each other: one adapter is trained at a time")
+        if self.prompt is not None and self.protect:
+            raise ValueError(
+                "protect holds a model that changes, and with prompt it stays as it is: drop protect"
+            )
         if self.prompt is not None and (self.kl.replayed or self.kl.prompts):
             raise ValueError("a prompt leaves the model as it is: kl is for lora and full tuning")
         if self.replay and not self.replay_weight and not self.kl.replayed:

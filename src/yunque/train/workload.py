@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from yunque.model import CausalModel, EncoderDecoder, LanguageModel
-from yunque.model.memory import Training, TrainingMemory, plan_training_of
+from yunque.model.memory import Training, TrainingMemory, outline_of, plan_training_of
 from yunque.model.scored import ScoredModel
 from yunque.model.simulation import first_playable, play_training_flops
 from yunque.train.loss import token_losses
@@ -28,8 +28,9 @@ class Workload:
     longest of `length` positions (of an encoder-decoder the source; the target of `target_length`, else as many),
     and as a mean of `mean_length`; `packed` rows hold several documents. `scored` is the share of positions that
     are scored against the vocabulary. Where a step is `accumulated`, gradients of one part wait while the next is
-    read. A row of `micro_batch_size` is `rows_each` rows for the model (a pair: two). `held_bytes` are other models,
-    kept in memory. Each `rollout_steps` steps the model writes what they learn from.
+    read. A row of `micro_batch_size` is `rows_each` rows for the model (a pair: two). `held_bytes` are other
+    weights, kept in memory. For each position that is learned from, a frozen base reads `frozen_share` more. Each
+    `rollout_steps` steps the model writes what they learn from.
     """
 
     step_tokens: float
@@ -43,6 +44,7 @@ class Workload:
     accumulated: bool = False
     rows_each: int = 1
     held_bytes: int = 0
+    frozen_share: float = 0.0
     rollout_steps: int | None = None
 
     def memory(
@@ -68,7 +70,8 @@ class Workload:
         """Floating-point operations of training for each position read, for a row of mean length: a multiplication
         and an addition are two, attention counts its whole window, and nothing counts twice that is made twice.
 
-        With an adapter no gradient of frozen weights is counted, and none below the first layer that learns.
+        With an adapter no gradient of frozen weights is counted, and none below the first layer that learns. What a
+        frozen base reads counts two operations for each of its parameters.
         """
         length = max(1, round(self.mean_length or self.length))
         target = max(1, round(length * (self.target_length or self.length) / self.length))
@@ -77,7 +80,8 @@ class Workload:
             return self._loss(played, 1, length, target, _plain_losses)
 
         positions = length + (target if isinstance(_body(model), EncoderDecoder) else 0)
-        return round(play_training_flops(model, loss) / positions)
+        read = 2 * outline_of(_body(model).config)[1] * self.frozen_share if self.frozen_share else 0
+        return round(play_training_flops(model, loss) / positions + read)
 
     def score_bytes(self, model: LanguageModel) -> int:
         """The table of scores of one part, in float32: the largest single thing where the vocabulary is large."""

@@ -15,7 +15,7 @@ from yunque.model import CausalModel, EncoderDecoder, LanguageModel
 from yunque.train.corpus import RowKey
 from yunque.train.loss import token_losses
 from yunque.train.mixture import Batches
-from yunque.train.objective import Part, PartLoss
+from yunque.train.objective import Part, PartLoss, in_parts
 from yunque.train.objectives.divergence import base_vectors, divergences
 from yunque.train.objectives.replay import GROUP, Replay
 from yunque.train.objectives.written import (
@@ -66,7 +66,7 @@ class Answers:
         """The rows of a step, and the general text that is read beside them."""
         found = [
             Part(some, len(some), read_positions(model, some))
-            for some in _split([example.written for example in self.batch(step)], self.micro_batch_size)
+            for some in in_parts([example.written for example in self.batch(step)], self.micro_batch_size)
         ]
         return found if self.replay is None else [*found, *self.replay.parts(model, step)]
 
@@ -102,7 +102,7 @@ class Answers:
         by_length = sorted((example.written for example in self.held_out), key=lambda row: row.length)
         total = sum(
             answer_losses(writer_of(model), some).double().sum().item()
-            for some in _split(by_length, self.micro_batch_size)
+            for some in in_parts(by_length, self.micro_batch_size)
         )
         return total / len(by_length)
 
@@ -130,7 +130,3 @@ def read_positions(model: LanguageModel, rows: Sequence[Written]) -> int:
 def _means(values_N: Tensor, lengths: Sequence[int]) -> Tensor:
     counts_B = torch.tensor(lengths, device=values_N.device).clamp(min=1)
     return per_answer(values_N, lengths) / counts_B
-
-
-def _split(rows: Sequence[Written], count: int) -> list[Sequence[Written]]:
-    return [rows[start : start + count] for start in range(0, len(rows), count)]

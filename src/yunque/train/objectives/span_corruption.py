@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,7 @@ from yunque.tokenizer import Tokenizer
 from yunque.train.corpus import RowKey
 from yunque.train.corruption import CorruptionSettings, Ids, add_sentinels, corrupt, noise_mask
 from yunque.train.loss import token_losses
-from yunque.train.objective import Part, PartLoss
+from yunque.train.objective import Part, PartLoss, in_parts
 from yunque.train.objectives.written import answer_vectors
 from yunque.train.workload import Workload
 
@@ -183,7 +182,7 @@ class SpanCorruption:
         del model
         return [
             Part(some, sum(len(row.answer) for row in some), _positions(some))
-            for some in _split(self.rows(step), self.micro_batch_size)
+            for some in in_parts(self.rows(step), self.micro_batch_size)
         ]
 
     def loss(self, model: LanguageModel, part: Part) -> PartLoss:
@@ -198,7 +197,7 @@ class SpanCorruption:
             return None
         total = sum(
             token_losses(model, *answer_vectors(model, some)).double().sum().item()
-            for some in _split(self.validation, self.micro_batch_size)
+            for some in in_parts(self.validation, self.micro_batch_size)
         )
         return total / sum(len(row.answer) for row in self.validation)
 
@@ -234,10 +233,6 @@ class SpanCorruption:
             for step in range(steps)
             for key in {self.pieces.key(number) for number in self.pieces.batch(step)[1]}
         )
-
-
-def _split(rows: Sequence[Any], count: int) -> list[list[Any]]:
-    return [list(rows[start : start + count]) for start in range(0, len(rows), count)]
 
 
 def _positions(rows: Sequence[Written]) -> int:
