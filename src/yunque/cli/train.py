@@ -1,6 +1,8 @@
 """`yunque train`: pre-train a model."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -62,18 +64,14 @@ def train(
         emit(planned.as_dict(), as_json, lambda console: console.print("\n".join(planned.sentences())))
         return
     made = pretrain(workspace, settings, bars, note)
+    curves = workspace.runs / made.config["run"] / "curves.png"
+    emit(made.as_dict(), as_json, lambda console: _render(console, made.ref, made.figures, curves))
 
-    def render(console: Console) -> None:
-        figures = made.figures
-        validation = (
-            f", validation loss {figures['validation_loss']:.3f}" if "validation_loss" in figures else ""
-        )
-        console.print(
-            f"{made.ref}: {figures['parameters'] / 1e6:.2f} million parameters, {figures['steps']:,} steps, "
-            f"{figures['tokens']:,} tokens in {figures['seconds']:.0f} s; loss {figures['loss']:.3f}{validation}"
-        )
-        console.print(
-            f"Curves: {workspace.runs / made.config['run'] / 'curves.png'}", style="dim", markup=False
-        )
 
-    emit(made.as_dict(), as_json, render)
+def _render(console: Console, ref: str, figures: Mapping[str, Any], curves: Path) -> None:
+    validation = f", validation loss {figures['validation_loss']:.3f}" if "validation_loss" in figures else ""
+    console.print(
+        f"{ref}: {figures['parameters'] / 1e6:.2f} million parameters, {figures['steps']:,} steps, "
+        f"{figures['tokens']:,} tokens in {figures['seconds']:.0f} s; loss {figures['loss']:.3f}{validation}"
+    )
+    console.print(f"Curves: {curves}", style="dim", markup=False)
