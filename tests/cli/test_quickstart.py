@@ -10,9 +10,6 @@ from pathlib import Path
 
 import pytest
 
-# One workspace for all of them, so they run one after the other in one process.
-pytestmark = pytest.mark.xdist_group("quickstart")
-
 ROOT = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README.es.md")
 SECONDS = "4"

@@ -25,7 +25,7 @@ from yunque.train.parallel import share_out, training_device
 from yunque.train.settings import LoopSettings
 from yunque.workspace import Workspace
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distributed")]
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 SHAPE = {
