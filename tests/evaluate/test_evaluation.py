@@ -120,6 +120,8 @@ def test_a_file_of_instructions_becomes_a_dataset(workspace: Workspace, tmp_path
     file.write_text("".join(json.dumps(row.as_dict()) + "\n" for row in ROWS))
     assert instruction_dataset(workspace, str(file), "heldout").ref == "dataset/mis-tareas@1"
     assert instruction_dataset(workspace, "tasks", "heldout").ref == "dataset/tasks@1"
+    with pytest.raises(UserError, match=r"nada\.jsonl: no such file"):
+        instruction_dataset(workspace, "nada.jsonl", "heldout")
 
 
 def test_two_files_are_compared_line_by_line(tmp_path: Path) -> None:

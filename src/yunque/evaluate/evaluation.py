@@ -125,6 +125,8 @@ def instruction_dataset(
     """Instruction rows by the name of a dataset, or of a file, which becomes the `split` of a new dataset."""
     path = Path(name)
     if not path.is_file():
+        if path.suffix == ".jsonl":
+            raise UserError(f"{name}: no such file")
         return workspace.get(name, "dataset")
     return add_instructions(workspace, _name_of(path.stem), {split: path}, on_bad)
 
