@@ -29,6 +29,9 @@ from yunque.train.out_of_memory import told_when_out_of_memory
 from yunque.train.parallel import Team, form_team
 from yunque.train.settings import LoopSettings, OptimizerSettings, Precision
 
+# Where a large model takes long to write, checkpoints come less often: this share of the time is for them.
+_CHECKPOINT_SHARE = 0.02
+
 Tell = Callable[[str], None]
 """Takes a sentence for whoever watches."""
 
@@ -153,7 +156,7 @@ def _run_steps(
     position = load_checkpoint(checkpoints, model, optimizer, objective, tell)
     if position.step:
         tell(f"Going on from step {position.step} of {schedule.steps}.")
-    saved, saved_at, stop = position.step, time.monotonic(), False
+    saved, saved_at, pause, stop = position.step, time.monotonic(), settings.checkpoint_seconds, False
     model.train()
     with (
         told_when_out_of_memory(settings, schedule.as_dict(), _KEPT),
@@ -183,11 +186,13 @@ def _run_steps(
             position.log_bytes = log.write(line)
             task.advance(1, note=shown(line))
             # Every process has its own clock and its own Ctrl-C; what follows they do together.
-            stop, due = anywhere(interrupted(), time.monotonic() - saved_at >= settings.checkpoint_seconds)
+            stop, due = anywhere(interrupted(), time.monotonic() - saved_at >= pause)
             if due or _over(position, objective, schedule) or position.step % settings.checkpoint_every == 0:
+                started = time.monotonic()
                 log.sync()
                 save_checkpoint(checkpoints, model, optimizer, position, objective)
                 saved, saved_at = position.step, time.monotonic()
+                pause = max(settings.checkpoint_seconds, (saved_at - started) / _CHECKPOINT_SHARE)
         if not _over(position, objective, schedule):
             log.sync()
             if saved < position.step:

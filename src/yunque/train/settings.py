@@ -46,14 +46,14 @@ class LoopSettings(Settings):
     """What the loop needs to know, whatever the objective.
 
     A checkpoint is written every `checkpoint_every` steps, and sooner where these take more than
-    `checkpoint_seconds`; when it is written changes nothing in the result. `precision` "auto" takes bfloat16 for
-    matrix products where a short measurement finds it quicker. With `micro_batch_size` a step's batch is read that
-    many rows at a time, which takes less memory and gives the same step. `tensorboard` writes an event file beside
-    the log.
+    `checkpoint_seconds` (or than fifty times what writing one took); when it is written changes nothing in the
+    result. `precision` "auto" takes bfloat16 for matrix products where a short measurement finds it quicker.
+    With `micro_batch_size` a step's batch is read that many rows at a time, which takes less memory and gives
+    the same step. `tensorboard` writes an event file beside the log.
 
-    `parallel` says how several processes (torchrun) share a model, `device` "auto" takes a GPU where there is one,
-    and `compile` has torch compile the layers, which pays on a GPU. None of the three is part of what a run is: it
-    may go on with others.
+    `parallel` says how several processes (torchrun) share a model, `device` "auto" takes a GPU where there is
+    one, and `compile` has torch compile the layers, which pays on a GPU. None of the three is part of what a
+    run is: it may go on with others.
     """
 
     optimizer: OptimizerSettings = OptimizerSettings()
