@@ -8,8 +8,8 @@ import sys
 from unittest import mock
 
 import torch
+from broken_off import StopAt
 from small_alignments import share_of_vowels  # noqa: F401 (a reward, found by its name)
-from test_pretrain import StopAt
 
 from yunque.errors import UserError
 from yunque.progress import silent

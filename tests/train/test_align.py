@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from broken_off import StopAt
 from safetensors.torch import load_file
 from small_alignments import GOLDEN, ROWS, log, put_base, put_data, share_of_vowels, tokenizer
-from test_pretrain import StopAt
 from typer.testing import CliRunner
 
 from yunque.cli.main import app

@@ -4,8 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
+from broken_off import StopAt
 from small_writers import ROWS, put_writer, row, settings_of
-from test_pretrain import StopAt
 
 from yunque.data.instructions import write_instructions
 from yunque.data.task_rendering import TaskSettings, add_tasks, rows_in

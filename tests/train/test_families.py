@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
+from broken_off import StopAt, log, weights
 from pydantic import ValidationError
-from test_pretrain import StopAt, log, weights
 from torch.testing import assert_close
 from typer.testing import CliRunner
 

@@ -107,7 +107,7 @@ def test_tuning_teaches_the_answers_and_the_end(workspace, base) -> None:
 
 
 def test_a_tuning_that_crashed_goes_on_to_the_same_bits_with_replay_too(workspace, base) -> None:
-    from test_pretrain import StopAt
+    from broken_off import StopAt
 
     whole = train(workspace, base, settings_of(name="whole", epochs=10, replay=1, checkpoint_every=7))
     parts = settings_of(name="parts", epochs=10, replay=1, checkpoint_every=7)
@@ -120,7 +120,7 @@ def test_a_tuning_that_crashed_goes_on_to_the_same_bits_with_replay_too(workspac
 
 
 def test_an_adapter_learns_goes_on_after_a_crash_and_is_kept_beside_the_merged_model(workspace, base) -> None:
-    from test_pretrain import StopAt
+    from broken_off import StopAt
 
     lora = LoraSettings(rank=4, alpha=8, targets="all-linear")
     whole, parts = (

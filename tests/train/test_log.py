@@ -4,48 +4,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from broken_off import StopAt, log, run_folder
 
 from yunque.train import finish, pretrain, schedule
 from yunque.train import log as log_module
 from yunque.train.checkpoint import Position
 from yunque.train.curves import draw_curves
-from yunque.train.log import Speed, read_log, shown, utilization
+from yunque.train.log import Speed, shown, utilization
 from yunque.train.tensorboard import checksum
-from yunque.workspace import Artifact, Workspace
 
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def log(workspace: Workspace, model: Artifact) -> list[dict]:
-    return read_log(workspace.file(model, "loss.jsonl"))
-
-
-def run_folder(workspace: Workspace) -> Path:
-    (folder,) = workspace.runs.iterdir()
-    return folder
-
-
-class StopAt:
-    """Progress that behaves like a crash once so many steps were done."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def __call__(self, description: str, total: float | None = None) -> "StopAt":
-        self.counts = description == "Training" and total is not None
-        return self
-
-    def __enter__(self) -> "StopAt":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def advance(self, amount: float = 1, note: str = "") -> None:
-        if self.counts and note:
-            self.left -= amount
-            if self.left == 0:
-                raise RuntimeError("crash")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from broken_off import StopAt
 from scipy.optimize import linprog
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -187,32 +188,11 @@ def test_a_checkpoint_holds_what_muon_remembers(tmp_path) -> None:
 
 
 def test_a_run_with_muon_that_crashed_and_went_on_ends_with_the_same_bits(workspace, settings) -> None:
-    class Crash:
-        """Progress that breaks off the run at its tenth step."""
-
-        left = 10
-
-        def __call__(self, description: str, **_: object) -> "Crash":
-            self.counts = description == "Training"
-            return self
-
-        def __enter__(self) -> "Crash":
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def advance(self, amount: float = 1, note: str = "") -> None:
-            if self.counts and note:
-                self.left -= amount
-                if self.left == 0:
-                    raise RuntimeError("crash")
-
     muon = settings.model_copy(update={"optimizer": MUON.model_copy(update={"schedule": "trapezoid"})})
     whole = load_model(workspace.files(pretrain(workspace, muon)))
     twin = muon.model_copy(update={"name": "twin"})
     with pytest.raises(RuntimeError, match="crash"):
-        pretrain(workspace, twin, Crash())
+        pretrain(workspace, twin, StopAt(10))
     again = load_model(workspace.files(pretrain(workspace, twin)))
     for ours, theirs in zip(again.parameters(), whole.parameters(), strict=True):
         assert torch.equal(ours, theirs)

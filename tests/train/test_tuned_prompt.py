@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
+from broken_off import StopAt
 from small_writers import ROWS, put_writer, settings_of
-from test_pretrain import StopAt
 from typer.testing import CliRunner
 
 from yunque.cli.main import app

@@ -30,7 +30,7 @@ class PromptTuningSettings(PromptSettings):
         return self
 
 
-def open_writer(workspace: Workspace, base: Artifact, adapted: bool) -> Writer:
+def open_base(workspace: Workspace, base: Artifact, adapted: bool) -> Writer:
     """A model to start from, frozen; `adapted` says that an adapter will be trained on it, not the model itself.
 
     Raises UserError for a model that does not write, and for a quantized one that is to be trained itself.

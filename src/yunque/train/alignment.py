@@ -19,7 +19,7 @@ from yunque.model.lora import LoraSettings
 from yunque.model.scored import ScoredModel, save_reward_model
 from yunque.progress import Progress, silent
 from yunque.tokenizer import Tokenizer, tokenizer_of
-from yunque.train.adapter import keep_adapter, make_trainable, open_writer
+from yunque.train.adapter import keep_adapter, make_trainable, open_base
 from yunque.train.corpus import RowKey
 from yunque.train.finish import keep_files, settled_plan
 from yunque.train.loop import Tell
@@ -88,7 +88,7 @@ class Alignment:
 
         Raises UserError for a model that does not write.
         """
-        model = open_writer(self.workspace, self.base, adapted=self.settings.lora is not None)
+        model = open_base(self.workspace, self.base, adapted=self.settings.lora is not None)
         for layer in model.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0  # likelihoods are compared with those of the reference

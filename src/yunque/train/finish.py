@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from yunque.model import LanguageModel, save_model
 from yunque.processes import world_size
 from yunque.train.corpus import RowKey
 from yunque.train.cost import cost_of
@@ -42,78 +41,46 @@ def rows_seen_file(run: Run, seen: Counter[RowKey]) -> bytes:
     return json.dumps({"run": run.name, "datasets": datasets}, ensure_ascii=False, indent=1).encode()
 
 
-def keep_model(
-    workspace: Workspace,
-    run: Run,
-    name: str,
-    model: LanguageModel,
-    tokenizer_files: Mapping[str, bytes],
-    parents: Sequence[Artifact],
-    seen: Counter[RowKey],
-) -> Artifact:
-    """Make the model artifact of a run that is over, note it in run.json, and drop the checkpoints.
-
-    Of several processes the first one does, and all get the artifact.
-    """
-    return first_makes(
-        lambda: _kept(workspace, run, name, {**save_model(model), **tokenizer_files}, parents, seen), Artifact
-    )
-
-
 def keep_files(
     workspace: Workspace,
     run: Run,
     name: str,
-    model_files: Mapping[str, bytes],
+    made: Mapping[str, bytes],
     parents: Sequence[Artifact],
     seen: Counter[RowKey],
     measured: Mapping[str, Any] | None = None,
     kind: Kind = "model",
 ) -> Artifact:
-    """`keep_model` for a model (or an adapter) that is files already; `measured` goes among its figures."""
-    return first_makes(
-        lambda: _kept(workspace, run, name, model_files, parents, seen, measured, kind), Artifact
-    )
+    """Make the artifact of a run that is over (a model or an adapter), note it in run.json, drop the checkpoints.
 
+    `measured` goes among its figures. Of several processes the first one does it, and all get the artifact.
+    """
 
-def _kept(
-    workspace: Workspace,
-    run: Run,
-    name: str,
-    model_files: Mapping[str, bytes],
-    parents: Sequence[Artifact],
-    seen: Counter[RowKey],
-    measured: Mapping[str, Any] | None = None,
-    kind: Kind = "model",
-) -> Artifact:
-    log = read_log(run.folder / "loss.jsonl")
-    files: Mapping[str, bytes] = {
-        **model_files,
-        "loss.jsonl": (run.folder / "loss.jsonl").read_bytes(),
-        "curves.png": draw_curves(log, run.name),
-        "rows_seen.json": rows_seen_file(run, seen),
-    }
-    # Blobs have no names: a person looks at the picture in the run's folder.
-    atomic_write(run.folder / "curves.png", files["curves.png"])
-    last = log[-1]
-    figures: dict[str, Any] = {
-        "parameters": run.record["plan"]["parameters"],
-        "steps": last["step"],
-        **cost_of(last, run.record["plan"]).as_dict(),
-        "loss": last["loss"],
-        "rows_seen": len(seen),
-    }
-    if "validation_loss" in last:
-        figures["validation_loss"] = last["validation_loss"]
-    figures |= measured or {}
-    artifact = workspace.put(
-        kind,
-        name,
-        files,
-        parents,
-        config={**run.record["configuration"], "run": run.name},
-        figures=figures,
-    )
-    run.keep(artifact=artifact.ref)
-    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
-    return artifact
+    def keep() -> Artifact:
+        log = read_log(run.folder / "loss.jsonl")
+        files: Mapping[str, bytes] = {
+            **made,
+            "loss.jsonl": (run.folder / "loss.jsonl").read_bytes(),
+            "curves.png": draw_curves(log, run.name),
+            "rows_seen.json": rows_seen_file(run, seen),
+        }
+        # Blobs have no names: a person looks at the picture in the run's folder.
+        atomic_write(run.folder / "curves.png", files["curves.png"])
+        last = log[-1]
+        figures: dict[str, Any] = {
+            "parameters": run.record["plan"]["parameters"],
+            "steps": last["step"],
+            **cost_of(last, run.record["plan"]).as_dict(),
+            "loss": last["loss"],
+            "rows_seen": len(seen),
+        }
+        if "validation_loss" in last:
+            figures["validation_loss"] = last["validation_loss"]
+        figures |= measured or {}
+        config = {**run.record["configuration"], "run": run.name}
+        artifact = workspace.put(kind, name, files, parents, config, figures)
+        run.keep(artifact=artifact.ref)
+        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+        return artifact
+
+    return first_makes(keep, Artifact)

@@ -17,7 +17,7 @@ from yunque.model import EncoderDecoder, save_model
 from yunque.model.adapter_files import save_adapter
 from yunque.progress import Progress, silent
 from yunque.tokenizer import Tokenizer, tokenizer_of
-from yunque.train.adapter import keep_adapter, make_trainable, open_writer, prompted
+from yunque.train.adapter import keep_adapter, make_trainable, open_base, prompted
 from yunque.train.alignment import parted
 from yunque.train.corpus import training_documents
 from yunque.train.corruption import CorruptionSettings
@@ -156,13 +156,13 @@ def _prepare(
     progress: Progress = silent,
 ) -> _Tuning:
     adapted = settings.lora is not None or settings.prompt is not None
-    model = open_writer(workspace, base, adapted)
+    model = open_base(workspace, base, adapted)
     tokenizer = tokenizer_of(workspace, base)
     if settings.kl.prompts and isinstance(model, EncoderDecoder):
         raise UserError(f"kl.prompts: {base.ref} is an encoder-decoder, which does not write its prompts")
     frozen = None
     if not adapted and (settings.kl.replayed or settings.kl.prompts):
-        frozen = open_writer(workspace, base, adapted).to(training_device(settings))
+        frozen = open_base(workspace, base, adapted).to(training_device(settings))
     if settings.prompt is None:
         make_trainable(model, settings.lora, settings.seed)
     else:

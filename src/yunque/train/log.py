@@ -11,7 +11,7 @@ from yunque.train.checkpoint import Position
 from yunque.train.tensorboard import EventFile
 
 
-class Cost(Protocol):
+class TokenCost(Protocol):
     """What a token costs, and what the machine can do."""
 
     @property
@@ -67,7 +67,7 @@ class Speed:
     def __init__(self, position: Position) -> None:
         self._marks = deque([(position.seconds, position.tokens)], self._STEPS + 1)
 
-    def measure(self, position: Position, cost: Cost) -> dict[str, float]:
+    def measure(self, position: Position, cost: TokenCost) -> dict[str, float]:
         """Up to `position`: tokens a second, and the model FLOPs utilization, a share of 1."""
         self._marks.append((position.seconds, position.tokens))
         (begin, before), (end, after) = self._marks[0], self._marks[-1]
@@ -75,7 +75,7 @@ class Speed:
         return {"tokens_per_second": round(speed, 1), "mfu": round(utilization(speed, cost), 4)}
 
 
-def utilization(tokens_per_second: float, cost: Cost) -> float:
+def utilization(tokens_per_second: float, cost: TokenCost) -> float:
     """Model FLOPs utilization (Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B): the tokens a second, to
     those that a machine would read that did nothing but the model's products, at its speed.
 

@@ -22,7 +22,7 @@ from yunque.progress import Progress
 from yunque.train.checkpoint import Position, load_checkpoint, save_checkpoint
 from yunque.train.cost import Meter, spent
 from yunque.train.distributed import added_up, anywhere, gathered, own_folder, peers
-from yunque.train.log import Cost, Log, Speed, shown
+from yunque.train.log import Log, Speed, TokenCost, shown
 from yunque.train.objective import Objective, Part, PartLoss, Stopping, group_weights
 from yunque.train.optimizer import make_optimizer
 from yunque.train.out_of_memory import told_when_out_of_memory
@@ -52,7 +52,7 @@ class Schedule(Protocol):
     def threads(self) -> int: ...
 
 
-class Plan(Schedule, Cost, Protocol):
+class Plan(Schedule, TokenCost, Protocol):
     """A schedule, and what is known of its cost."""
 
     def as_dict(self) -> dict[str, Any]: ...

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 
 from yunque.errors import UserError
-from yunque.model import ModelConfig, new_model
+from yunque.model import ModelConfig, new_model, save_model
 from yunque.progress import Progress, silent
 from yunque.tokenizer import Tokenizer, tokenizer_of
 from yunque.train.corpus import (
@@ -19,7 +19,7 @@ from yunque.train.corpus import (
     validation_windows,
 )
 from yunque.train.corruption import CorruptionSettings
-from yunque.train.finish import keep_model, settled_plan
+from yunque.train.finish import keep_files, settled_plan
 from yunque.train.loop import Tell, run_loop
 from yunque.train.objectives.next_token import NextToken
 from yunque.train.objectives.span_corruption import Corruption, Documents, Pieces, SpanCorruption
@@ -182,12 +182,11 @@ def pretrain(
         # Dropout draws from torch's own generator, which the measurements of the plan have used.
         torch.manual_seed(settings.seed)
         run_loop(run.folder, model, prepared.objective, settings, plan, progress, tell)
-        return keep_model(
+        return keep_files(
             workspace,
             run,
             settings.name,
-            model,
-            prepared.tokenizer.to_files(),
+            {**save_model(model), **prepared.tokenizer.to_files()},
             [inputs.tokenizer, *inputs.datasets],
             prepared.objective.rows_seen(plan.steps),
         )
