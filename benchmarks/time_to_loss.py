@@ -43,7 +43,7 @@ class Ours:
     """What we do; see docs/speed.md for what each part gave. `share` is of the tokens that Trainer reads."""
 
     batch: int = 4
-    share: float = 0.25
+    share: float = 0.3
     optimizer: OptimizerSettings = MUON
 
 
