@@ -73,13 +73,16 @@ def peak_bytes() -> int:
 class Program:
     """In the program that compares: one of the others."""
 
-    def __init__(self, name: str, script: str, arguments: Sequence[str], threads: int) -> None:
+    def __init__(
+        self, name: str, script: str, arguments: Sequence[str], threads: int, python: str = sys.executable
+    ) -> None:
+        """`python` is the interpreter that has what it needs."""
         self.name = name
         self.slices: list[Slice] = []
         self.over = False
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
         self._process = subprocess.Popen(
-            [sys.executable, script, "--worker", name, *arguments],
+            [python, script, "--worker", name, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -122,6 +122,16 @@ def run_recipe(
     note(f"{time.monotonic() - started:.0f} s; everything is in {given.workspace}")
 
 
+def read_text(file: Path) -> str:
+    """A text file of the user's. Raises UserError for one that cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"--data: {file}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--data: {file}: is not UTF-8 text") from None
+
+
 def greedy_texts(engine: Engine, prompts: Sequence[Sequence[int]], most: int) -> list[str]:
     """What the model writes after each prompt, the likeliest token each time, at most `most` of them."""
     texts: list[str] = []

@@ -15,9 +15,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import desk
 from recipe import Options, Outcome, Table, run_recipe
 
-from yunque.cli.show import bars
+from yunque.cli.show import bars, note
 from yunque.data.instructions import InstructionRow, write_instructions
 from yunque.data.preferences import PreferenceRow, preference_split, read_preferences, write_preferences
+from yunque.errors import UserError
 from yunque.evaluate.metrics import bootstrap_interval, chrf
 from yunque.generate.config import GenerationConfig
 from yunque.generate.conversation import spoken
@@ -36,6 +37,9 @@ from yunque.workspace import Artifact, Workspace
 Judge = Callable[[str, str], float]
 LONGER = f"{Path(desk.__file__)}:longer"
 MOST_TOKENS = 48
+# Of a file of the user's: pairs of at most so many characters, question and longer answer together.
+_LONGEST, _FEWEST = 1500, 20
+_CONTEXT, _LONG_CONTEXT = 128, 1024
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,11 @@ def _own_feedback(options: Options) -> Feedback:
 
 def _given_feedback(options: Options, path: Path) -> Feedback:
     """A file of preference rows. The judge compares an answer with the two of its row, which the model never saw."""
-    pairs = read_preferences(path)
+    pairs = [row for row in read_preferences(path) if _characters(row) <= _LONGEST]
+    if len(pairs) < _FEWEST:
+        raise UserError(
+            f"--data: {path} has {len(pairs)} pairs of at most {_LONGEST:,} characters: too few to learn from"
+        )
     random.Random(1).shuffle(pairs)
     cut = max(1, len(pairs) // 5)
     held_out, learned = pairs[:cut], pairs[cut:]
@@ -98,7 +106,13 @@ def _given_feedback(options: Options, path: Path) -> Feedback:
     ]
     data = write_preferences(options.workspace, "given-pairs", {"train": learned, "heldout": held_out})
     questions = [spoken(row.prompt) for row in held_out if len(row.prompt) == 1]
+    if not questions:
+        raise UserError(f"--data: {path} has no prompt of one message among the pairs held out: add some")
     return Feedback(rows, data, questions, judge)
+
+
+def _characters(row: PreferenceRow) -> int:
+    return len(spoken(row.prompt)) + max(len(row.chosen), len(row.rejected))
 
 
 def _base(options: Options, feedback: Feedback) -> Artifact:
@@ -113,7 +127,10 @@ def _base(options: Options, feedback: Feedback) -> Artifact:
             data=(data.ref,),
             tokenizer=tokenizer.ref,
             model=ModelSettings(
-                hidden_size=96, intermediate_size=256, layers=2, context=256 if options.data else 128
+                hidden_size=96,
+                intermediate_size=256,
+                layers=2,
+                context=_LONG_CONTEXT if options.data else _CONTEXT,
             ),
             batch_size=8,
             steps=options.steps(300),
@@ -124,7 +141,7 @@ def _base(options: Options, feedback: Feedback) -> Artifact:
     settings = TuneSettings(
         name="desk", epochs=0.1 if options.quick else 10 * options.scale, replay=0, precision="float32"
     )
-    return tune(workspace, pretrained.ref, [tuning_rows(workspace, data)], settings, bars)
+    return tune(workspace, pretrained.ref, [tuning_rows(workspace, data)], settings, bars, on_bad=note)
 
 
 def _aligned(options: Options, base: Artifact, pairs: Artifact) -> dict[str, Artifact]:

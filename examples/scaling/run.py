@@ -7,15 +7,18 @@ import math
 import sys
 from collections.abc import Sequence
 from importlib.resources import as_file, files
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from power_law import Point, PowerLaw, fit, intervals
-from recipe import Options, Outcome, Table, run_recipe
+from recipe import Options, Outcome, Table, run_recipe, text_dataset
 
 from yunque.cli.show import bars
+from yunque.data.dataset import read_rows
 from yunque.data.prepare import add, split
+from yunque.data.split import SPLITS
 from yunque.errors import UserError
 from yunque.tokenizer.training import train_tokenizer
 from yunque.train import PretrainSettings, pretrain
@@ -39,7 +42,14 @@ def _dataset(options: Options) -> Artifact:
             made, _ = add(workspace, "text", [folder], progress=bars)
     else:
         made, _ = add(workspace, "text", [options.data or "python:docs"], progress=bars)
-    return split(workspace, made.ref, progress=bars)
+    rows = [row for row in read_rows(workspace, made) if row.text]
+    if len({row.group for row in rows}) >= len(SPLITS):
+        return split(workspace, made.ref, progress=bars)
+    # A split keeps the rows of a file together. Of one file the end is held out.
+    texts = [row.text for row in rows]
+    cuts = [0, round(0.9 * len(texts)), round(0.95 * len(texts)), len(texts)]
+    parts = (texts[first:last] for first, last in pairwise(cuts))
+    return text_dataset(workspace, "text-in-parts", dict(zip(SPLITS, parts, strict=True)))
 
 
 def _train(workspace: Workspace, data: Artifact, tokenizer: Artifact, size: int, steps: int) -> Point:

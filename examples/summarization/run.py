@@ -4,6 +4,7 @@ python examples/summarization/run.py
 """
 
 import csv
+import io
 import random
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from dialogues import KINDS, SUMMARY, Dialogue, dialogues
-from recipe import Options, Outcome, Table, greedy_texts, run_recipe, text_dataset
+from recipe import Options, Outcome, Table, greedy_texts, read_text, run_recipe, text_dataset
 from safetensors.torch import load_file
 
 from yunque.cli.show import bars
@@ -44,7 +45,7 @@ def _read_dialogues(path: Path) -> list[Dialogue]:
     if not file.is_file():
         raise UserError(f"--data: {file}: there is no such file")
     found: dict[str, Dialogue] = {}
-    with file.open(encoding="utf-8", newline="") as lines:
+    with io.StringIO(read_text(file), newline="") as lines:
         for line in csv.DictReader(lines):
             text, summary = (line.get("dialogue") or "").strip(), (line.get("summary") or "").strip()
             if text and summary and len(text) <= _LONGEST:

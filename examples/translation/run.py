@@ -15,15 +15,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from grammar import Pair, sentences
-from recipe import Options, Outcome, Table, greedy_texts, run_recipe
+from recipe import Options, Outcome, Table, greedy_texts, read_text, run_recipe
 
-from yunque.cli.show import bars
+from yunque.cli.show import bars, note
 from yunque.data.instructions import InstructionRow, write_instructions
 from yunque.errors import UserError
 from yunque.evaluate.metrics import bleu
 from yunque.generate.engine import Engine
 from yunque.model import plan_model
-from yunque.tokenizer import tokenizer_of
+from yunque.tokenizer import Tokenizer, tokenizer_of
 from yunque.tokenizer.training import train_tokenizer
 from yunque.train import TuneSettings, plan_tuning, tune, tuning_rows
 from yunque.train.settings import OptimizerSettings
@@ -33,7 +33,9 @@ from yunque.workspace import Artifact, Workspace, atomic_write
 TRAIN, TEST = 12_000, 400
 SECONDS = 120
 _ROUNDS = 3
-TRANSFORMER = ModelSettings(family="transformer", hidden_size=96, layers=2, context=128, dropout=0.0)
+# The Transformer reads and writes so many tokens.
+CONTEXT = 128
+TRANSFORMER = ModelSettings(family="transformer", hidden_size=96, layers=2, context=CONTEXT, dropout=0.0)
 RECURRENT = {
     "LSTM": ModelSettings(family="rnn-seq2seq", attention=False, layers=1),
     "LSTM with attention": ModelSettings(family="rnn-seq2seq", attention=True, layers=1),
@@ -46,14 +48,21 @@ _BATCH = 64
 
 
 def _read_pairs(path: Path) -> list[Pair]:
-    """Pairs of a file with English and Spanish in the first two columns, divided by tabs; each English once."""
-    files = sorted(path.glob("*.t*t")) if path.is_dir() else [path]
+    """Pairs of a file with English and Spanish in the first two columns, divided by tabs, or in those that its first
+    line calls `en` and `es`; each English once. Of a folder all files .tsv and .txt are read."""
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in (".tsv", ".txt"))
     found: dict[str, Pair] = {}
     for file in files:
-        for line in file.read_text(encoding="utf-8").splitlines():
-            columns = line.split("\t")
-            if len(columns) >= 2 and columns[0].strip() and columns[1].strip():
-                pair = Pair(columns[0].strip(), columns[1].strip())
+        lines = read_text(file).split("\n")
+        names = lines[0].lower().split("\t")
+        named = "en" in names and "es" in names
+        english, spanish = (names.index("en"), names.index("es")) if named else (0, 1)
+        for line in lines[1:] if named else lines:
+            columns = [column.strip() for column in line.split("\t")]
+            if len(columns) > max(english, spanish) and columns[english] and columns[spanish]:
+                pair = Pair(columns[english], columns[spanish])
                 if pair.words <= _LONGEST_WORDS:
                     found.setdefault(pair.english, pair)
     if len(found) < 10 * _BATCH:
@@ -65,6 +74,15 @@ def _read_pairs(path: Path) -> list[Pair]:
 
 def _row(number: int, pair: Pair) -> InstructionRow:
     return InstructionRow(f"pair-{number}", "translation", "es", "plain", pair.english, "", pair.spanish)
+
+
+def _fitting(pairs: Sequence[Pair], tokenizer: Tokenizer) -> list[Pair]:
+    """Those that the Transformer can read and write; the others learn from the same."""
+    return [
+        pair
+        for pair in pairs
+        if len(tokenizer.encode_prompt(pair.english)) <= CONTEXT > len(tokenizer.encode(pair.spanish))
+    ]
 
 
 def _equal_in_size(settings: ModelSettings, workspace: Workspace, tokenizer: Artifact) -> ModelSettings:
@@ -155,6 +173,12 @@ def experiment(options: Options) -> Outcome:
     tokenizer = train_tokenizer(workspace, "pieces", [data.ref], 2048 if options.data else 1024)
     shapes = {name: _equal_in_size(shape, workspace, tokenizer) for name, shape in RECURRENT.items()}
     shapes["Transformer"] = TRANSFORMER
+    test, fitting = (_fitting(some, tokenizer_of(workspace, tokenizer)) for some in (test, learned))
+    if len(fitting) < len(learned):
+        note(f"{len(learned) - len(fitting):,} pairs of more than {CONTEXT} tokens are left out")
+        learned = fitting
+        rows_that_fit = [_row(*pair) for pair in enumerate(learned)]
+        data = write_instructions(workspace, "pairs-that-fit", {"train": rows_that_fit})
     quarters = _quarters(test)
     fresh = {name: _fresh(workspace, name, shape, tokenizer) for name, shape in shapes.items()}
     seconds = _step_seconds(options, fresh, shapes, data)

@@ -14,6 +14,7 @@ from yunque.generate.config import GenerationConfig
 from yunque.generate.runner import NoRoom, Text, Work
 from yunque.generate.sampler import Sampler
 from yunque.generate.scheduler import DeadlinePassed, Job, Scheduler
+from yunque.generate.speculation import Proposal
 from yunque.generate.step import Step
 from yunque.generate.steps import Steps, best_of
 from yunque.generate.writing import Scoring, Writing
@@ -103,7 +104,7 @@ def scheduler(runner):
     assert runner.open_texts == 0, "every text gave its place back"
 
 
-def begun(scheduler, tokenizer, prompt: list[int], config: GenerationConfig, **job) -> Steps:
+def begun(scheduler, tokenizer, prompt: list[int], config: GenerationConfig, draft=None, **job) -> Steps:
     told = queue.SimpleQueue[Step | Exception]()
     never = torch.tensor(tokenizer.mark_ids)
     tasks = [
@@ -112,8 +113,9 @@ def begun(scheduler, tokenizer, prompt: list[int], config: GenerationConfig, **j
             tokenizer,
             Sampler(config, prompt, VOCABULARY, never, index),
             told.put,
+            prompt,
             index,
-            prompt if config.echo else (),
+            draft=draft() if draft else None,
         )
         for index in range(config.candidates)
     ]
@@ -326,3 +328,46 @@ def test_a_seed_gives_the_same_text_whatever_else_is_written(scheduler, tokenize
     among = [step.token_id for step in begun(scheduler, tokenizer, [9], config)]
     assert among == alone
     assert [step.token_id for step in others[0]] != alone
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_proposals_are_read_together_and_change_nothing_that_is_greedy(
+    scheduler, runner, tokenizer, temperature: float
+) -> None:
+    foretold = written(runner, tokenizer, [9, 10, 11], 60)
+
+    class Sometimes:
+        """Right about three of four tokens."""
+
+        def propose(self, ids, count, _) -> Proposal:
+            place = len(ids) - 3
+            return Proposal(tuple(id if id % 4 else 5 for id in foretold[place : place + count]))
+
+        def close(self) -> None:
+            closed.append(1)
+
+    closed: list[int] = []
+    config = GREEDY.model_copy(update={"max_new_tokens": 60, "temperature": temperature, "seed": 1})
+    steps = list(begun(scheduler, tokenizer, [9, 10, 11], config, draft=Sometimes))
+    assert len(steps) == 60 and closed
+    if not temperature:
+        assert [step.token_id for step in steps] == foretold
+        assert len(runner.calls) < 45, "several tokens a step"
+
+
+def test_stop_strings_and_ends_are_kept_within_proposals(scheduler, runner, tokenizer) -> None:
+    foretold = written(runner, tokenizer, [9, 10, 11], 40)
+    end = foretold[17]
+
+    class Prophet:
+        def propose(self, ids, count, _) -> Proposal:
+            return Proposal(tuple(foretold[len(ids) - 3 :][:count]))
+
+        def close(self) -> None:
+            pass
+
+    config = GenerationConfig(max_new_tokens=40, stop_ids=(end,))
+    steps = list(begun(scheduler, tokenizer, [9, 10, 11], config, draft=Prophet))
+    first = min(place for place, id in enumerate(foretold) if id in (end, *tokenizer.end_ids))
+    assert [step.token_id for step in steps] == foretold[: first + 1]
+    assert steps[-1].finish_reason == "stop"

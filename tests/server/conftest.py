@@ -3,9 +3,10 @@
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -50,8 +51,8 @@ def start() -> Iterator[Callable[..., Running]]:
     """Starts servers, and ends them after the test."""
     running: list[tuple[object, threading.Thread, socket.socket]] = []
 
-    def started(workspace: Workspace, keys_required: bool = False) -> Running:
-        server, bound = make_server(workspace, keys_required), bound_socket("127.0.0.1", 0)
+    def started(workspace: Workspace, keys_required: bool = False, **more: Any) -> Running:
+        server, bound = make_server(workspace, keys_required, **more), bound_socket("127.0.0.1", 0)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
         deadline = time.monotonic() + 10
@@ -66,3 +67,28 @@ def start() -> Iterator[Callable[..., Running]]:
         thread.join(10)
         bound.close()
         assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder_files() -> Mapping[str, bytes]:
+    """The files of a BERT of some thousand random weights, with a tokenizer of a few words."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.processors import TemplateProcessing
+
+    from yunque.model import new_model, save_model
+    from yunque.model.checkpoint import parse_configuration
+
+    words = {word: id for id, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "hola", "mundo"))}
+    tokenizer = Tokenizer(WordPiece(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    fields = {"model_type": "bert", "vocab_size": 6, "max_position_embeddings": 32, **shape}
+    model = new_model(parse_configuration(fields, "config.json"), torch.Generator().manual_seed(0))
+    return {**save_model(model), "tokenizer.json": tokenizer.to_str().encode()}

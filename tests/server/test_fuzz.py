@@ -37,7 +37,25 @@ json_values = st.recursive(
 FIELDS = [
     *("messages", "prompt", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "stop"),
     *("seed", "stream", "stream_options", "n", "user", "logprobs", "tools", "response_format", "other"),
+    *("input", "instructions", "text", "tool_choice", "logit_bias", "stop_token_ids", "structured_outputs"),
+    *("truncate", "dimensions", "encoding_format", "tokens", "add_special_tokens", "model"),
 ]
+PATHS = [
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/tokenize",
+    "/detokenize",
+]
+ASKED = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "¿?"}]},
+    "/v1/completions": {"prompt": "¿?"},
+    "/v1/responses": {"input": "¿?"},
+    "/v1/embeddings": {"input": "¿?"},
+    "/tokenize": {"prompt": "¿?"},
+    "/detokenize": {"tokens": [1]},
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,21 +77,18 @@ def check(response: Any) -> None:
 
 @QUICK
 @given(
-    st.sampled_from(["completions", "chat/completions"]),
+    st.sampled_from(PATHS),
     st.dictionaries(st.sampled_from(FIELDS), json_values),
 )
 def test_any_values_in_known_fields(client: TestClient, path: str, fields: dict[str, Any]) -> None:
-    start: dict[str, Any] = {"model": "mini", "messages": [{"role": "user", "content": "¿?"}], "prompt": "¿?"}
-    start.pop("prompt" if path.startswith("chat") else "messages")
-    check(client.post(f"/v1/{path}", content=json.dumps({**start, **fields}).encode()))
+    body = {"model": "mini", **ASKED[path], **fields}
+    check(client.post(path, content=json.dumps(body).encode()))
 
 
 @QUICK
-@given(
-    st.sampled_from(["completions", "chat/completions"]), st.binary(max_size=64) | json_values.map(json.dumps)
-)
+@given(st.sampled_from(PATHS), st.binary(max_size=64) | json_values.map(json.dumps))
 def test_any_body(client: TestClient, path: str, body: bytes | str) -> None:
-    check(client.post(f"/v1/{path}", content=body))
+    check(client.post(path, content=body))
 
 
 @QUICK

@@ -16,10 +16,12 @@ import yunque.server.served
 from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig
 from yunque.llm import Chunk, LanguageModel, Message, ModelUnavailable, ScriptedModel
+from yunque.server.service import ServeOptions
 from yunque.workspace import Workspace
 
 QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "¿Cuántas maletas?"}]
 ANSWER = "Una maleta de 23 kg, señora."
+TOOL = {"type": "function", "function": {"name": "f"}}
 
 
 class Recording(ScriptedModel):
@@ -159,24 +161,50 @@ def test_parts_of_type_text_are_a_message(served: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "param", "words"),
     [
-        ({"n": 2}, "n", "not supported"),
-        ({"logprobs": True}, "logprobs", "not supported"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "not supported"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
-        ({"presence_penalty": 0.5}, "presence_penalty", "not supported"),
+        ({"n": 0}, "n", "greater than or equal to 1"),
+        ({"n": 129}, "n", "less than or equal to 128"),
+        ({"logprobs": 3}, "logprobs", "boolean"),
+        ({"top_logprobs": 3}, "top_logprobs", "`logprobs` is true"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
+        ({"tools": [{"type": "web"}]}, "tools[0].type", "function"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "pattern"),
+        ({"tools": [TOOL, TOOL]}, "tools[1].function.name", "already"),
+        ({"tool_choice": "required"}, "tool_choice", "no tools"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            "tool_choice",
+            "no tool 'g'",
+        ),
+        ({"tools": [TOOL], "response_format": {"type": "json_object"}}, "tools", "one form"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "must be one of"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "must provide"),
+        ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice", "one form"),
+        ({"functions": [{"name": "f"}]}, "functions", "not supported"),
+        ({"audio": {}}, "audio", "not supported"),
+        ({"presence_penalty": 2.5}, "presence_penalty", "less than or equal to 2"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias.-1", "pattern"),
+        ({"logit_bias": {"1": 101}}, "logit_bias.1", "less than or equal to 100"),
+        ({"temperature": 10**400}, "temperature", "number"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "stream only"),
         ({"temprature": 1}, "temprature", "Unrecognized request argument"),
         ({"temperature": 3}, "temperature", "less than or equal to 2"),
         ({"temperature": "hot"}, "temperature", "number"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
-        ({"stop": ["1", "2", "3", "4", "5"]}, "stop", "at most 4"),
+        ({"stop": ["a"] * 33}, "stop", "at most 32"),
         ({"stop": 7}, "stop", "string"),
         ({"messages": []}, "messages", "at least 1"),
         ({"messages": "hola"}, "messages", "list"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role", "must be one of"),
-        ({"messages": [{"role": "user"}]}, "messages[0].content", "must be text"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "must provide"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "at least 1"),
+        (
+            {"messages": [{"role": "tool", "content": "7", "tool_call_id": "x"}]},
+            "messages[0].tool_call_id",
+            "no message before it",
+        ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "messages[0].content[0]",
+            "messages[0].content[0].type",
             "text",
         ),
         ({"messages": None}, "messages", "must provide"),
@@ -227,6 +255,9 @@ def test_neutral_and_unused_parameters_change_nothing(served: Any) -> None:
         b"7",
         b"\xff\xfe",
         b'{"model": NaN}',
+        b'{"model": "mini", "model": "mini", "messages": [{"role": "user", "content": "x"}]}',
+        b'{"model": "mini", "metadata": ' + b"[" * 100 + b"]" * 100 + b"}",
+        b'{"model": "mini", "messages": [{"role": "user", "content": "x"}], "logit_bias": {"1": 1e999}}',
         b"[" * 100_000,
         b'{"model": "mini", "messages": [{"role": "user", "content": "\\ud800"}]}',
         b'{"model": "mini", "messages": [{"role": "user", "content": "x"}], "temperature": 1e999}',
@@ -239,6 +270,28 @@ def test_a_body_that_is_no_request_is_400(served: Any, body: bytes) -> None:
     assert response.json()["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("application/json", 200),
+        ("application/json; charset=UTF-8", 200),
+        ("Application/JSON", 200),
+        ("application/json; charset=latin-1", 415),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("", 415),
+    ],
+)
+def test_a_body_that_says_it_is_something_else_than_json_is_415(served: Any, kind: str, status: int) -> None:
+    body = json.dumps({"model": "mini", "messages": QUESTION})
+    response = httpx.post(
+        f"{served(Recording()).url}/chat/completions", content=body, headers={"content-type": kind}
+    )
+    assert response.status_code == status
+    if status != 200:
+        assert response.json()["error"]["code"] == "unsupported_media_type"
+
+
 def test_a_body_that_is_too_long_is_413_also_when_its_length_is_not_told(served: Any) -> None:
     running = served(Recording())
     long = json.dumps({"model": "mini", "messages": [{"role": "user", "content": "x" * 4_000_000}]}).encode()
@@ -248,7 +301,7 @@ def test_a_body_that_is_too_long_is_413_also_when_its_length_is_not_told(served:
 
 def test_unknown_paths_and_methods_have_the_same_shape_of_error(served: Any) -> None:
     running = served(Recording())
-    missing = httpx.get(f"{running.url}/embeddings")
+    missing = httpx.get(f"{running.url}/nothing")
     wrong = httpx.get(f"{running.url}/chat/completions")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "unknown_url")
     assert (wrong.status_code, wrong.json()["error"]["code"], wrong.headers["allow"]) == (
@@ -323,7 +376,7 @@ def test_a_client_that_goes_away_ends_the_generation(served: Any, stream: bool) 
     with suppress(httpx.ReadTimeout), httpx.stream("POST", url, json=body, timeout=patience) as response:
         next(response.iter_bytes())
     assert model.ended.wait(15)
-    assert model.given > 1
+    assert model.given >= 1
 
 
 def test_the_event_loop_answers_while_models_are_busy_and_too_many_are_told_so(
@@ -335,7 +388,7 @@ def test_the_event_loop_answers_while_models_are_busy_and_too_many_are_told_so(
         release.wait(10)
         return ANSWER
 
-    running = served(Recording(slow))
+    running = served(Recording(slow), options=ServeOptions(workers=4, most_waiting=64))
     statuses: list[int] = []
 
     def ask() -> None:

@@ -101,9 +101,9 @@ def test_a_model_is_opened_once(running: Any, monkeypatch: pytest.MonkeyPatch) -
     opened: list[str] = []
     real = LocalModel.open.__func__  # type: ignore[attr-defined]
 
-    def counting(cls: type[LocalModel], workspace: Workspace, ref: str) -> LocalModel:
+    def counting(cls: type[LocalModel], workspace: Workspace, ref: str, *others: Any) -> LocalModel:
         opened.append(ref)
-        return real(cls, workspace, ref)  # type: ignore[no-any-return]
+        return real(cls, workspace, ref, *others)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(LocalModel, "open", classmethod(counting))
     body = {"model": "mini", "prompt": "Cada", "max_tokens": 1}

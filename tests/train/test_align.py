@@ -26,6 +26,7 @@ from yunque.model.scored import is_reward_model
 from yunque.train.align import DpoSettings, RewardSettings, train_dpo, train_reward
 from yunque.train.align_rollouts import GrpoSettings, PpoSettings, train_grpo, train_ppo
 from yunque.train.alignment import parted
+from yunque.train.objectives.dpo import DirectPreference
 from yunque.train.rewards import open_reward
 from yunque.workspace import Artifact, Workspace
 
@@ -186,6 +187,43 @@ def test_the_reference_is_read_once_and_kept_with_the_run(workspace, monkeypatch
     module = sys.modules["yunque.train.objectives.dpo"]
     monkeypatch.setattr(module.DirectPreference, "find_reference", lambda *_: pytest.fail("read again"))
     train(workspace, "dpo")
+
+
+def test_the_reference_is_read_with_the_threads_that_the_run_was_planned_with(workspace, monkeypatch) -> None:
+    threads, read = list[int](), DirectPreference.find_reference
+
+    def stopped(*arguments):
+        threads.append(torch.get_num_threads())
+        if len(threads) == 1:
+            raise RuntimeError("crash")
+        return read(*arguments)
+
+    monkeypatch.setattr(DirectPreference, "find_reference", stopped)
+    torch.set_num_threads(1)
+    with pytest.raises(RuntimeError, match="crash"):
+        train(workspace, "dpo")
+    try:
+        torch.set_num_threads(2)
+        train(workspace, "dpo")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert threads == [1, 1]
+
+
+def test_what_was_spent_before_the_first_step_counts_once(workspace) -> None:
+    with pytest.raises(RuntimeError, match="crash"):
+        train(workspace, "dpo", StopAt(5))
+    (path,) = workspace.runs.glob("tiny-dpo-*/run.json")
+    prepared = json.loads(path.read_text())["preparation"]
+    assert prepared["seconds"] > 0 and prepared["cpu_seconds"] > 0
+    done = train(workspace, "dpo")
+    assert json.loads(path.read_text())["preparation"] == prepared
+    last = log(workspace, done)[-1]
+    assert done.figures["preparing_seconds"] == prepared["seconds"]
+    for name in ("seconds", "cpu_seconds"):
+        assert done.figures[name] == pytest.approx(last[name] + prepared[name])
+        assert done.figures[name] != pytest.approx(last[name] + 2 * prepared[name])
 
 
 @pytest.mark.parametrize("kind", ["ppo", "grpo"])

@@ -1,6 +1,9 @@
 """`yunque generate`: let a model go on with a text."""
 
+import json
 import sys
+from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -19,10 +22,27 @@ def generate(
     ),
     top_k: int | None = typer.Option(None, help="Draw among the K likeliest tokens only."),
     top_p: float | None = typer.Option(None, help="Draw among the likeliest tokens that sum to P."),
+    min_p: float | None = typer.Option(
+        None, help="Draw among tokens at least P times as likely as the best."
+    ),
+    typical_p: float | None = typer.Option(
+        None, help="Draw among tokens of typical information that sum to P."
+    ),
     repetition_penalty: float | None = typer.Option(None, help="Above 1: repeat less."),
+    presence_penalty: float | None = typer.Option(None, help="Above 0: say new things."),
+    frequency_penalty: float | None = typer.Option(None, help="Above 0: say a thing less often."),
     beams: int | None = typer.Option(None, help="Search for the likeliest text with this many side by side."),
     stop: list[str] = typer.Option([], "--stop", help="Stop before this text; may be given several times."),
     seed: int | None = typer.Option(None, help="The same seed draws the same text."),
+    json_schema: Path | None = typer.Option(None, help="Answer with JSON that fits the schema in this file."),
+    regex: str | None = typer.Option(None, help="Answer with a text that matches this regular expression."),
+    choice: list[str] = typer.Option([], help="Answer with one of these texts; give it several times."),
+    draft: str | None = typer.Option(
+        None, help='A small model that proposes tokens, or "lookup": the same text, sooner.'
+    ),
+    truncate: bool | None = typer.Option(
+        None, "--truncate", help="Read the end of a prompt that is too long.", show_default=False
+    ),
     chat: bool = typer.Option(False, "--chat", help="Ask a tuned model, in the format it was tuned on."),
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -39,16 +59,22 @@ def generate(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        min_p=min_p,
+        typical_p=typical_p,
         repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
         num_beams=beams,
         stop=stop or None,
         seed=seed,
+        format=_format(json_schema, regex, choice),
+        truncate=truncate,
     )
     if prompt is None:
         if sys.stdin.isatty():
             raise UserError("give the prompt as an argument, or on standard input")
         prompt = sys.stdin.read()
-    engine = Engine.open(Workspace.open(), model)
+    engine = Engine.open(Workspace.open(), model, draft)
     if chat:
         prompt_ids = encode_prompt(engine.tokenizer, engine.model, [("user", prompt)])
     else:
@@ -72,3 +98,21 @@ def generate(
         as_json,
         lambda console: console.print(),
     )
+
+
+def _format(json_schema: Path | None, regex: str | None, choice: list[str]) -> dict[str, Any] | None:
+    """The form that was asked for, as a setting."""
+    if sum(map(bool, (json_schema, regex, choice))) > 1:
+        raise UserError("an answer has one form: give one of --json-schema, --regex and --choice")
+    if regex:
+        return {"kind": "regex", "pattern": regex}
+    if choice:
+        return {"kind": "choice", "options": choice}
+    if json_schema is None:
+        return None
+    try:
+        return {"kind": "json", "json_schema": json.loads(json_schema.read_text(encoding="utf-8"))}
+    except OSError as error:
+        raise UserError(f"{json_schema} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{json_schema} is no JSON: {error}") from None

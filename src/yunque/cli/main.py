@@ -12,6 +12,7 @@ from yunque.cli import (
     align,
     ask,
     audit,
+    bench,
     data,
     evaluate,
     forgetting,
@@ -94,6 +95,7 @@ app.command("quantize", rich_help_panel=MODELS)(quantize.quantize)
 app.command("eval", rich_help_panel=MODELS)(evaluate.evaluate)
 app.command("forgetting", rich_help_panel=MODELS)(forgetting.forgetting)
 app.command("generate", rich_help_panel=MODELS)(generate.generate)
+app.command("bench", rich_help_panel=MODELS)(bench.bench)
 app.add_typer(lab.app, name="lab", rich_help_panel=MODELS)
 app.add_typer(index.app, name="index", rich_help_panel=APPLY)
 app.command("ask", rich_help_panel=APPLY)(ask.ask)

@@ -88,7 +88,9 @@ def report_on(
             **told,
             **compared(before, after, len(asked.learned)),
             "cost": {
-                **{field: made.figures[field] for field in Cost.__dataclass_fields__},
+                **{
+                    field: made.figures[field] for field in Cost.__dataclass_fields__ if field in made.figures
+                },
                 "measuring_seconds": round(time.monotonic() - began, 3),
             },
             "lineage": lineage_of(workspace, base, made, parents[1:]),

@@ -40,8 +40,8 @@ def blocks_for(positions: int) -> int:
 def make_pool(cache: KeyValueCache, context: int | None, pool_bytes: int | None = None) -> "BlockPool":
     """A pool for a model whose `new_cache` gives caches like this one, in `pool_bytes`.
 
-    By default it takes an eighth of the memory that the machine has (a GPU: that is free), but at least what one text
-    of `context` positions does.
+    By default it takes an eighth of the memory that the machine has (a GPU: that is free), or what one text of
+    `context` positions does if that is more, and never over half.
     """
     keys = cache.keys[0]
     _, heads, _, head_dim = keys.shape
@@ -51,6 +51,7 @@ def make_pool(cache: KeyValueCache, context: int | None, pool_bytes: int | None 
         memory = torch.cuda.mem_get_info(keys.device)[0] if on_gpu else machine_memory() or 0
         least = blocks_for(context or _CONTEXT)
         count = max(min(memory // _SHARE // block, least * _MOST_CONTEXTS), least)
+        count = max(min(count, memory // 2 // block), 1) if memory else count
     else:
         count = max(pool_bytes // block, 1)
     return BlockPool(len(cache.keys), (heads, head_dim), count, keys.dtype, keys.device)

@@ -1,6 +1,6 @@
 """Who chooses the tokens of one text: its settings, what it has written so far, and its own random numbers.
 
-Shapes: V vocab_size, B texts. Scores are float32 on the CPU.
+Shapes: V vocab_size, B texts. Scores are float32.
 """
 
 import random
@@ -88,7 +88,7 @@ class Sampler:
         return self.told(logits_V, token_id)
 
     def _pick(self, logits_V: Tensor, allowed: Ids | None) -> int:
-        scores = logits_V.numpy()
+        scores = _array(logits_V)
         if self.greedy and allowed is None and not self._changes:
             token_id = int(scores.argmax())
             if token_id not in self._refused:
@@ -106,7 +106,7 @@ class Sampler:
 
     def distribution(self, logits_V: Tensor, allowed: Ids | None = None) -> Floats:
         """What the next token is drawn from [V]; all of it on the likeliest token where the choice is greedy."""
-        scores = self._scores(logits_V.numpy(), allowed)
+        scores = self._scores(_array(logits_V), allowed)
         places: Ids | None
         if self.greedy:
             probabilities, places = np.ones(1, dtype=np.float32), np.array([scores.argmax()])
@@ -178,7 +178,7 @@ def score_token(
     scored = TokenScore(token_id, float(logits_V[token_id]) - total)
     if not count:
         return scored, ()
-    scores = logits_V.numpy()
+    scores = _array(logits_V)
     if never is not None and len(never):
         scores = scores.copy()
         scores[never] = -np.inf
@@ -189,7 +189,7 @@ def score_token(
 
 def choose_likeliest(logits_BV: Tensor, samplers: Sequence[Sampler]) -> list[Chosen]:
     """The next token of each of many texts whose samplers are all `plain`: one pass over the scores."""
-    ids = logits_BV.numpy().argmax(1).tolist()
+    ids = _array(logits_BV).argmax(1).tolist()
     chosen = []
     for row, (token_id, sampler) in enumerate(zip(ids, samplers, strict=True)):
         if token_id in sampler._refused:
@@ -198,6 +198,12 @@ def choose_likeliest(logits_BV: Tensor, samplers: Sequence[Sampler]) -> list[Cho
             sampler.advance(token_id)
             chosen.append(Chosen(token_id))
     return chosen
+
+
+def _array(scores: Tensor) -> Floats:
+    """The scores where numpy reads them: themselves, unless they are on another device."""
+    array: Floats = scores.cpu().numpy()
+    return array
 
 
 def _bias(biases: dict[int, float], vocab_size: int) -> tuple[Ids, Floats] | None:

@@ -187,15 +187,3 @@ def draw(weights: Floats, uniform: float) -> int:
     place = int(np.searchsorted(reached, uniform * reached[-1], side="right"))
     # Rounded up to the whole: the last one that can be drawn.
     return place if place < len(weights) else int(np.flatnonzero(weights)[-1])
-
-
-def choose_token(
-    logits_V: Tensor, seen_ids: Tensor, config: GenerationConfig, generator: torch.Generator
-) -> int:
-    """The next token: the likeliest at temperature 0, else one drawn with `generator`."""
-    if config.temperature < COLDEST:
-        if config.repetition_penalty != 1:
-            logits_V = penalize(logits_V, seen_ids, config.repetition_penalty)
-        return int(logits_V.argmax())
-    probabilities_V = next_token_probabilities(logits_V, seen_ids, config)
-    return int(torch.multinomial(probabilities_V, 1, generator=generator))

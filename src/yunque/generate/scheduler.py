@@ -6,7 +6,7 @@ Shapes: W scores of one text, V vocab_size.
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -42,8 +42,8 @@ class Job:
     """Tasks that begin with the same `prompt`, and part after it.
 
     `ahead` is read behind the prompt, and scores are given from the one after the prompt on. Each task needs room for
-    `fresh` tokens behind the prompt. `deadline` is a time of `time.monotonic`. Setting `unwanted` ends it at the next
-    step.
+    `fresh` tokens behind the prompt. `deadline` is a time of `time.monotonic`. It ends at the next step where
+    `unwanted` is set, or `wanted` says no.
     """
 
     prompt: list[int]
@@ -52,6 +52,7 @@ class Job:
     ahead: list[int] = field(default_factory=list)
     adapter: str | None = None
     deadline: float | None = None
+    wanted: Callable[[], bool] | None = None
     unwanted: bool = False
 
     def fail(self, error: Exception) -> None:
@@ -64,11 +65,16 @@ class DeadlinePassed(TimeoutError):
     """A request took longer than it was given."""
 
 
+class Unwanted(Exception):
+    """Nobody waits for a request any more."""
+
+
 @dataclass
 class _Running:
     """A text that is read: `pending` are the tokens to come, and from place `silent` of them scores are wanted.
 
-    While several tasks share it, `places` keep the room that each of the others will need.
+    Where its task is `writing` they are read at once; a prompt may be cut. While several tasks share it, `places`
+    keep the room that each of the others will need.
     """
 
     job: Job
@@ -77,6 +83,7 @@ class _Running:
     pending: list[int]
     silent: int
     places: list[Text]
+    writing: bool = False
 
     def chunk(self, most: int) -> Work:
         """What is read of it in this step."""
@@ -173,7 +180,11 @@ class Scheduler:
         with self._changed:
             waiting = list(self._waiting)
         for job in {id(job): job for job in [*waiting, *(each.job for each in self._running)]}.values():
-            if job.deadline is not None and now > job.deadline and not job.unwanted:
+            if job.unwanted or (job.wanted and not job.wanted()):
+                job.unwanted = True
+                # Whoever waits for its next step wakes up.
+                job.fail(Unwanted())
+            elif job.deadline is not None and now > job.deadline:
                 job.unwanted = True
                 job.fail(DeadlinePassed("the answer was not ready within the time given for it"))
         with self._changed:
@@ -218,10 +229,11 @@ class Scheduler:
     def _step(self) -> None:
         left, chosen = self._chunk, list[tuple[_Running, Work]]()
         for each in self._running:
-            writing = len(each.pending) == 1
-            if writing or left:
-                work = each.chunk(1 if writing else left)
-                left -= 0 if writing else len(work.ids)
+            if each.writing:
+                chosen.append((each, each.chunk(len(each.pending))))
+            elif left:
+                work = each.chunk(left)
+                left -= len(work.ids)
                 chosen.append((each, work))
         if not chosen:
             return
@@ -262,7 +274,7 @@ class Scheduler:
         for (task, next), text in zip(writing, texts, strict=False):
             if next.forget:
                 text.truncate(text.length - next.forget)
-            parted.append(_Running(each.job, [task], text, next.ids, 0, []))
+            parted.append(_Running(each.job, [task], text, next.ids, 0, [], writing=True))
         return parted
 
 

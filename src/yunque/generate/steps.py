@@ -6,14 +6,15 @@ from contextlib import closing
 from dataclasses import replace
 
 from yunque.generate.config import GenerationConfig
-from yunque.generate.scheduler import Job, Scheduler
+from yunque.generate.scheduler import Job, Scheduler, Unwanted
 from yunque.generate.step import Step
 
 Told = Step | Exception
 
 
 class Steps(Iterator[Step]):
-    """The steps of a request's `texts` texts, interleaved. Closing it ends the generation within one step."""
+    """The steps of a request's `texts` texts, interleaved. Closing it ends the generation within one step, and so
+    does whoever made the job; then there are no more steps."""
 
     def __init__(self, told: "queue.SimpleQueue[Told]", texts: int) -> None:
         self._told = told
@@ -29,6 +30,9 @@ class Steps(Iterator[Step]):
         if not self._left:
             raise StopIteration
         told = self._told.get()
+        if isinstance(told, Unwanted):
+            self._left = 0
+            raise StopIteration
         if isinstance(told, Exception):
             self.close()
             raise told

@@ -1,14 +1,18 @@
 """One face for every model: local ones, remote ones, and several of them as one."""
 
+from yunque.generate.message import Message, Role, ToolCall
 from yunque.llm.face import (
     Chunk,
     Completion,
     ContextOverflow,
+    EmbeddingModel,
+    Embeddings,
     FinishReason,
     LanguageModel,
-    Message,
     ModelUnavailable,
-    Role,
+    Prompt,
+    TokenLogprob,
+    ToolCallPart,
     Usage,
 )
 from yunque.llm.open import open_model
@@ -18,12 +22,18 @@ __all__ = [
     "Chunk",
     "Completion",
     "ContextOverflow",
+    "EmbeddingModel",
+    "Embeddings",
     "FinishReason",
     "LanguageModel",
     "Message",
     "ModelUnavailable",
+    "Prompt",
     "Role",
     "ScriptedModel",
+    "TokenLogprob",
+    "ToolCall",
+    "ToolCallPart",
     "Usage",
     "open_model",
 ]

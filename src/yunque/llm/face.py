@@ -1,22 +1,17 @@
 """One face for every model: what an application may ask of a model, wherever that model runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig
+from yunque.generate.message import Message as Message
+from yunque.generate.message import ToolCall as ToolCall
 
-Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: Role
-    content: str
+FinishReason = Literal["stop", "length", "tool_calls"]
+Prompt = str | Sequence[int]
+"""A text to go on with, or its tokens."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +20,11 @@ class Usage:
 
     prompt_tokens: int
     completion_tokens: int
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens
+        )
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,77 @@ class Completion:
     model: str
     finish_reason: FinishReason
     usage: Usage
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token, with the text or the name that it is shown by and the bytes that it writes (none, if it is special).
+
+    `logprob` is in nats; None for the first token of a prompt. `likeliest` are the best in its place, best first.
+    """
+
+    text: str
+    data: bytes
+    logprob: float | None
+    likeliest: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True)
+class ToolCallPart:
+    """A piece of the call with this number, from 0 up; its first piece carries `id` and `name`."""
+
+    number: int
+    arguments: str
+    id: str | None = None
+    name: str | None = None
+
+
+def joined_calls(parts: Iterable[ToolCallPart]) -> tuple[ToolCall, ...]:
+    """The calls that these pieces make up."""
+    heads: dict[int, ToolCallPart] = {}
+    arguments: dict[int, list[str]] = {}
+    for part in parts:
+        heads.setdefault(part.number, part)
+        arguments.setdefault(part.number, []).append(part.arguments)
+    return tuple(
+        ToolCall(head.id or "", head.name or "", "".join(arguments[number])) for number, head in heads.items()
+    )
 
 
 @dataclass(frozen=True)
 class Chunk:
     """A piece of a streamed answer; the last one carries `finish_reason`, `usage` and `model` (the name of the one
-    that answered), and may have no text."""
+    that answered), and may have no text.
+
+    Of several answers to one request, `index` says which this belongs to: each has its own `finish_reason`, and the
+    last chunk of all the `usage`. `tokens` are those that the piece came from, if log-probabilities were asked for;
+    `echoed` is a piece of the prompt.
+    """
 
     text: str
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     model: str | None = None
+    index: int = 0
+    echoed: bool = False
+    tokens: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ToolCallPart, ...] = ()
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """A vector of length 1 for each text, and how many tokens were read for them."""
+
+    vectors: list[list[float]]
+    prompt_tokens: int
 
 
 class LanguageModel(Protocol):
-    """A model that can be asked. `local` is True when nothing leaves this machine."""
+    """A model that can be asked. `local` is True when nothing leaves this machine.
+
+    The tools that it may call are in the configuration's `format`.
+    """
 
     name: str
     local: bool
@@ -62,12 +118,22 @@ class LanguageModel(Protocol):
         """Answer a conversation piece by piece."""
         ...
 
-    def complete(self, prompt: str, config: GenerationConfig) -> Completion:
+    def complete(self, prompt: Prompt, config: GenerationConfig) -> Completion:
         """Go on with a text."""
         ...
 
-    def stream_complete(self, prompt: str, config: GenerationConfig) -> Iterator[Chunk]:
+    def stream_complete(self, prompt: Prompt, config: GenerationConfig) -> Iterator[Chunk]:
         """Go on with a text piece by piece."""
+        ...
+
+
+class EmbeddingModel(Protocol):
+    """A model that gives texts vectors, by which they can be compared."""
+
+    name: str
+
+    def embed(self, texts: Sequence[Prompt]) -> Embeddings:
+        """A vector for each text; raises ContextOverflow."""
         ...
 
 

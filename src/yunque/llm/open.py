@@ -10,11 +10,12 @@ def is_url(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
-def open_model(workspace: Workspace, name: str) -> LanguageModel:
+def open_model(workspace: Workspace, name: str, most_bytes: int | None = None) -> LanguageModel:
     """The model called `name`: `[model/]NAME[@VERSION]` of the workspace, or `http://HOST/v1#MODEL`, a model behind
     an OpenAI-compatible server.
 
-    Raises UserError when there is no such model or the address is not one. A server is not asked anything yet.
+    One that runs here may take `most_bytes`. Raises UserError when there is no such model or the address is not one.
+    A server is not asked anything yet.
     """
     if is_url(name):
         from yunque.llm.openai_compatible import OpenAICompatibleModel
@@ -27,4 +28,4 @@ def open_model(workspace: Workspace, name: str) -> LanguageModel:
     # torch is loaded here, so not at the top of the module.
     from yunque.llm.local import LocalModel
 
-    return LocalModel.open(workspace, name)
+    return LocalModel.open(workspace, name, most_bytes)

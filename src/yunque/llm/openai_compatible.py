@@ -16,7 +16,18 @@ import httpx
 from yunque.configuration import Settings
 from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig
-from yunque.llm.face import Chunk, Completion, FinishReason, Message, ModelUnavailable, Usage
+from yunque.llm.face import (
+    Chunk,
+    Completion,
+    FinishReason,
+    Message,
+    ModelUnavailable,
+    Prompt,
+    ToolCallPart,
+    Usage,
+    joined_calls,
+)
+from yunque.llm.openai_form import asked_messages, asked_settings, told_calls
 from yunque.llm.sse import events
 
 _RETRIED_STATUS = (408, 409, 425, 429, 500, 502, 503, 504)
@@ -85,28 +96,29 @@ class OpenAICompatibleModel:
 
     def chat(self, messages: Sequence[Message], config: GenerationConfig) -> Completion:
         """Answer a conversation."""
-        body = self._asked("/chat/completions", {"messages": _as_dicts(messages)}, config)
-        text, finish_reason = self._understood(body, lambda choice: choice["message"]["content"] or "")
+        body = self._asked("/chat/completions", {"messages": asked_messages(messages)}, config)
+        text, finish_reason, parts = self._understood(body, lambda choice: choice["message"]["content"] or "")
         prompt = "".join(message.content for message in messages)
-        return Completion(text, self.name, finish_reason, _usage(body) or _estimated(prompt, text))
+        usage = _usage(body) or _estimated(prompt, text)
+        return Completion(text, self.name, finish_reason, usage, joined_calls(parts))
 
-    def complete(self, prompt: str, config: GenerationConfig) -> Completion:
+    def complete(self, prompt: Prompt, config: GenerationConfig) -> Completion:
         """Go on with a text."""
-        body = self._asked("/completions", {"prompt": prompt}, config)
-        text, finish_reason = self._understood(body, lambda choice: choice["text"])
+        body = self._asked("/completions", {"prompt": _as_json(prompt)}, config)
+        text, finish_reason, _ = self._understood(body, lambda choice: choice["text"])
         return Completion(text, self.name, finish_reason, _usage(body) or _estimated(prompt, text))
 
     def stream_chat(self, messages: Sequence[Message], config: GenerationConfig) -> Iterator[Chunk]:
         """Answer a conversation piece by piece."""
         prompt = "".join(message.content for message in messages)
-        asked = {"messages": _as_dicts(messages)}
+        asked = {"messages": asked_messages(messages)}
         return self._streamed(
             "/chat/completions", asked, prompt, config, lambda choice: choice["delta"].get("content") or ""
         )
 
-    def stream_complete(self, prompt: str, config: GenerationConfig) -> Iterator[Chunk]:
+    def stream_complete(self, prompt: Prompt, config: GenerationConfig) -> Iterator[Chunk]:
         """Go on with a text piece by piece."""
-        asked = {"prompt": prompt}
+        asked = {"prompt": _as_json(prompt)}
         return self._streamed("/completions", asked, prompt, config, lambda choice: choice.get("text") or "")
 
     def _asked(self, path: str, asked: dict[str, Any], config: GenerationConfig) -> dict[str, Any]:
@@ -120,22 +132,25 @@ class OpenAICompatibleModel:
             raise self._unavailable("answered JSON that is not a completion")
         return body
 
-    def _understood(self, body: dict[str, Any], text_of: Callable[[Any], object]) -> tuple[str, FinishReason]:
+    def _understood(
+        self, body: dict[str, Any], text_of: Callable[[Any], object]
+    ) -> tuple[str, FinishReason, tuple[ToolCallPart, ...]]:
         try:
             choice = body["choices"][0]
             text = text_of(choice)
+            parts = told_calls(choice.get("message") or choice.get("delta") or {})
             finish_reason = _finish_reason(choice.get("finish_reason"))
         except (KeyError, IndexError, TypeError, AttributeError):
             raise self._unavailable("answered JSON that is not a completion") from None
         if not isinstance(text, str):
             raise self._unavailable("answered JSON that is not a completion")
-        return text, finish_reason
+        return text, finish_reason, parts
 
     def _streamed(
         self,
         path: str,
         asked: dict[str, Any],
-        prompt: str,
+        prompt: Prompt,
         config: GenerationConfig,
         text_of: Callable[[Any], object],
     ) -> Iterator[Chunk]:
@@ -151,12 +166,12 @@ class OpenAICompatibleModel:
                 usage = _usage(part) or usage
                 if not part.get("choices"):
                     continue
-                text, said = self._understood(part, text_of)
+                text, said, calls = self._understood(part, text_of)
                 if part["choices"][0].get("finish_reason"):
                     finish_reason = said
-                if text:
+                if text or calls:
                     written.append(text)
-                    yield Chunk(text)
+                    yield Chunk(text, tool_calls=calls)
         if finish_reason is None:
             raise self._unavailable("broke off in the middle of its answer")
         yield Chunk("", finish_reason, usage or _estimated(prompt, "".join(written)), self.name)
@@ -173,23 +188,9 @@ class OpenAICompatibleModel:
         return part
 
     def _body(self, asked: dict[str, Any], config: GenerationConfig) -> dict[str, Any]:
-        """The request in OpenAI's names; what OpenAI itself does not know is sent only when it is set."""
-        body: dict[str, Any] = {
-            "model": self.model,
-            self._length_field: config.max_new_tokens,
-            "temperature": config.temperature,
-            "top_p": config.top_p,
-            **asked,
-        }
-        if config.stop:
-            body["stop"] = list(config.stop)
-        if config.seed is not None:
-            body["seed"] = config.seed
-        if config.top_k:
-            body["top_k"] = config.top_k
-        if config.repetition_penalty != 1.0:
-            body["repetition_penalty"] = config.repetition_penalty
-        return body
+        """The request in OpenAI's names."""
+        length = {self._length_field: config.max_new_tokens}
+        return {"model": self.model, **length, **asked_settings(config), **asked}
 
     @contextlib.contextmanager
     def _response(self, path: str, body: dict[str, Any]) -> Iterator[tuple[httpx.Response, float]]:
@@ -296,11 +297,13 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]
+def _as_json(prompt: Prompt) -> str | list[int]:
+    return prompt if isinstance(prompt, str) else list(prompt)
 
 
 def _finish_reason(value: object) -> FinishReason:
+    if value == "tool_calls":
+        return "tool_calls"
     return "length" if value == "length" else "stop"
 
 
@@ -314,8 +317,9 @@ def _usage(body: dict[str, Any]) -> Usage | None:
     return Usage(*counts)  # type: ignore[arg-type]  # checked in the line above
 
 
-def _estimated(prompt: str, answer: str) -> Usage:
-    return Usage(*(-(-len(text.encode()) // 4) for text in (prompt, answer)))
+def _estimated(prompt: Prompt, answer: str) -> Usage:
+    asked = -(-len(prompt.encode()) // 4) if isinstance(prompt, str) else len(prompt)
+    return Usage(asked, -(-len(answer.encode()) // 4))
 
 
 def _meaning(status: int) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from yunque.generate.config import GenerationConfig
-from yunque.llm.face import Chunk, Completion, FinishReason, Message, ModelUnavailable, Usage
+from yunque.llm.face import Chunk, Completion, FinishReason, Message, ModelUnavailable, Prompt, Usage
 
 Reply = str | Exception
 Script = Callable[[Sequence[Message]], str]
@@ -36,13 +36,13 @@ class ScriptedModel:
             yield Chunk(word)
         yield Chunk("", finish_reason, Usage(_count_words(messages), len(words)), self.name)
 
-    def complete(self, prompt: str, config: GenerationConfig) -> Completion:
+    def complete(self, prompt: Prompt, config: GenerationConfig) -> Completion:
         """The next reply; the prompt is seen as one user's message."""
-        return self.chat([Message("user", prompt)], config)
+        return self.chat([Message("user", _as_text(prompt))], config)
 
-    def stream_complete(self, prompt: str, config: GenerationConfig) -> Iterator[Chunk]:
+    def stream_complete(self, prompt: Prompt, config: GenerationConfig) -> Iterator[Chunk]:
         """The next reply, word by word."""
-        return self.stream_chat([Message("user", prompt)], config)
+        return self.stream_chat([Message("user", _as_text(prompt))], config)
 
     def _reply(self, messages: Sequence[Message], config: GenerationConfig) -> tuple[list[str], FinishReason]:
         self.asked.append(list(messages))
@@ -58,6 +58,10 @@ class ScriptedModel:
         if len(words) > config.max_new_tokens:
             return words[: config.max_new_tokens], "length"
         return words, "stop"
+
+
+def _as_text(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
 
 
 def _count_words(messages: Sequence[Message]) -> int:

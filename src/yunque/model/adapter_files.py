@@ -92,19 +92,40 @@ def load_adapter(
     A LoRA is put on `model` in place, under `name`; a prompt comes as another model around it. Raises UserError for
     files that are absent or damaged, that are not for this model, or that hold another kind of adapter.
     """
+    fields, where = _read_fields(files)
+    if fields.get("peft_type") == "PROMPT_TUNING":
+        prompt = _checked(PromptConfig, fields, where)
+        return attach_prompt(model, _read_prompt(model, prompt, _open(files)), trainable)
+    _load_lora(model, files, fields, where, name, trainable)
+    return model
+
+
+def load_lora(model: LanguageModel, files: Files, name: str) -> None:
+    """As `load_adapter`, for a LoRA to use. Raises UserError for a prompt too: a model has only one."""
+    fields, where = _read_fields(files)
+    if fields.get("peft_type") == "PROMPT_TUNING":
+        raise UserError(
+            f"{where}: is a prompt, which is opened as a model of its own: only a LoRA is put beside others"
+        )
+    _load_lora(model, files, fields, where, name, trainable=False)
+
+
+def _read_fields(files: Files) -> tuple[dict[str, Any], str]:
+    """The fields of an adapter's configuration, and where they are."""
     if isinstance(files, Path) and not files.is_dir():
         raise UserError(f"{files}: no such folder")
     path = checkpoint_file(files, CONFIGURATION)
-    fields, where = read_json(path), str(path)
+    return read_json(path), str(path)
+
+
+def _load_lora(
+    model: LanguageModel, files: Files, fields: dict[str, Any], where: str, name: str, trainable: bool
+) -> None:
     kind = fields.get("peft_type")
-    if kind == "PROMPT_TUNING":
-        prompt = _checked(PromptConfig, fields, where)
-        return attach_prompt(model, _read_prompt(model, prompt, _open(files)), trainable)
     if kind != "LORA":
         raise UserError(f"{where}: peft_type {str(kind)[:40]!r} is not read (LORA and PROMPT_TUNING are)")
     lora = _checked(LoraConfig, fields, where)
     attach_lora(model, name, read_lora(model, lora, _open(files), where, trainable), trainable)
-    return model
 
 
 def _checked(cls: type[_Config], fields: dict[str, Any], where: str) -> _Config:

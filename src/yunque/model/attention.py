@@ -4,7 +4,7 @@ Shapes: B batch, T positions of this call, S positions seen so far (cache and th
 heads, K key-value heads, H head_dim.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yunque.model.cache import EncoderDecoderCache, KeyValueCache
+from yunque.model.cache import EncoderDecoderCache, KeyValueCache, RaggedCache
 from yunque.model.positions import rotate
 
 
@@ -39,7 +39,7 @@ class Pass:
     start: int
     attention_mask_BS: Tensor | None = None
     segment_ids_BT: Tensor | None = None
-    cache: KeyValueCache | None = None
+    cache: KeyValueCache | RaggedCache | None = None
     angles: tuple[Tensor, Tensor] | None = None
     bias: Tensor | None = None
     causal: bool = True
@@ -51,13 +51,29 @@ class Pass:
         """T, the positions of this call."""
         return self.positions_BT.shape[1]
 
+    @property
+    def seen(self) -> int:
+        """S, the positions that there are keys for."""
+        return self.cache.span if isinstance(self.cache, RaggedCache) else self.start + self.length
+
+    @property
+    def lengths(self) -> Sequence[int] | None:
+        """How long the text of each row is, where that is more than its positions tell."""
+        return self.cache.lengths if isinstance(self.cache, RaggedCache) else None
+
+    def places(self) -> Tensor:
+        """Which of the S each position of this call is, [B or 1, T]."""
+        if isinstance(self.cache, RaggedCache):
+            return self.positions_BT
+        return torch.arange(self.start, self.seen, device=self.positions_BT.device)[None]
+
     def key_positions(self) -> Tensor:
         """Where the positions seen so far stand in their rows, [B, S]: cached ones, then those of this call."""
         if self.attention_mask_BS is not None:
             return (self.attention_mask_BS.long().cumsum(1) - 1) * self.attention_mask_BS
         if self.segment_ids_BT is not None:
             return self.positions_BT
-        return torch.arange(self.start + self.length, device=self.positions_BT.device)[None]
+        return torch.arange(self.seen, device=self.positions_BT.device)[None]
 
     def mask(self, window: int | None) -> Tensor | None:
         """Who may look at whom, for scaled_dot_product_attention.
@@ -76,8 +92,8 @@ class Pass:
         return self.bias.masked_fill(~seen, float("-inf"))
 
     def _causal_mask(self, window: int | None) -> Tensor | None:
-        end, device = self.start + self.length, self.positions_BT.device
-        plain = self.length == 1 or self.start == 0
+        end, device = self.seen, self.positions_BT.device
+        plain = not isinstance(self.cache, RaggedCache) and (self.length == 1 or self.start == 0)
         narrow = window is not None and end > window
         if (
             plain
@@ -85,17 +101,17 @@ class Pass:
             and all(part is None for part in (self.attention_mask_BS, self.segment_ids_BT, self.bias))
         ):
             return None
-        queries_T1 = torch.arange(self.start, end, device=device)[:, None]
-        keys_1S = torch.arange(end, device=device)[None, :]
-        mask = (keys_1S <= queries_T1)[None]  # [B or 1, T, S]
+        queries_BT1 = self.places()[:, :, None]
+        keys_11S = torch.arange(end, device=device)[None, None]
+        mask = keys_11S <= queries_BT1  # [B or 1, T, S]
         if window is not None:
-            mask = mask & (keys_1S > queries_T1 - window)
+            mask = mask & (keys_11S > queries_BT1 - window)
         if self.segment_ids_BT is not None:
             assert self.start == 0, "packed documents are not read through a cache"
             mask = mask & (self.segment_ids_BT[:, :, None] == self.segment_ids_BT[:, None, :])
         if self.attention_mask_BS is not None:
             # Padding may see itself: a row of scores that are all minus infinity would give NaN.
-            mask = mask & (self.attention_mask_BS[:, None, :].bool() | (keys_1S == queries_T1))
+            mask = mask & (self.attention_mask_BS[:, None, :].bool() | (keys_11S == queries_BT1))
         return mask[:, None]
 
 
@@ -113,10 +129,13 @@ def plan_pass(
     attention_mask_BS: Tensor | None,
     position_ids_BT: Tensor | None,
     segment_ids_BT: Tensor | None,
-    cache: KeyValueCache | None,
+    cache: KeyValueCache | RaggedCache | None,
     causal: bool = True,
 ) -> Pass:
     """What the layers need to know about this call (see `yunque.model.decoder.Decoder.hidden`)."""
+    if isinstance(cache, RaggedCache):
+        assert all(part is None for part in (attention_mask_BS, position_ids_BT, segment_ids_BT))
+        return Pass(cache.positions_BT, 0, cache=cache, causal=causal)
     start, T = (cache.length if cache else 0), input_ids_BT.shape[1]
     if attention_mask_BS is not None:
         assert attention_mask_BS.shape[1] == start + T, "the mask covers cached positions and this call's"
@@ -166,10 +185,7 @@ class AttentionBlock(nn.Module):
         `mask` is True where a query may look, or is added to the scores; `causal` without a mask lets each position
         see itself and all before it.
         """
-        group = self.num_heads // self.num_key_value_heads
-        if group > 1:
-            # Repeating is quicker on a CPU than enable_gqa, which leaves the flash kernel.
-            k_BKSH, v_BKSH = k_BKSH.repeat_interleave(group, 1), v_BKSH.repeat_interleave(group, 1)
+        k_BKSH, v_BKSH = self._for_each_head(k_BKSH), self._for_each_head(v_BKSH)
         if self.watch is not None:
             self.watch.append(self._weights(q_BNTH, k_BKSH, mask, causal))
         if mask is not None and mask.is_floating_point():
@@ -178,6 +194,35 @@ class AttentionBlock(nn.Module):
             q_BNTH, k_BKSH, v_BKSH, attn_mask=mask, is_causal=causal and mask is None, scale=self.scale
         )
         return mixed_BNTH.transpose(1, 2).flatten(2)
+
+    def _for_each_head(self, x_BKSH: Tensor) -> Tensor:
+        """[B, N, S, H] from keys or values of fewer heads, or of as many."""
+        # Repeating is quicker on a CPU than enable_gqa, which leaves the flash kernel.
+        group = self.num_heads // x_BKSH.shape[1]
+        return x_BKSH.repeat_interleave(group, 1) if group > 1 else x_BKSH
+
+    def attend_ragged(
+        self,
+        q_BNTH: Tensor,
+        kept: Iterable[tuple[Tensor, Tensor, Tensor]],
+        mask: Tensor,
+        blocks: Sequence[tuple[slice, int | None]],
+    ) -> Tensor:
+        """As `attend`, for some rows, and some queries of them, at a time (see `RaggedCache`); other rows are 0."""
+        B, N, T, H = q_BNTH.shape
+        mixed_BTD = q_BNTH.new_zeros(B, T, N * H)
+        for rows_R, k_RKSH, v_RKSH in kept:
+            k_RNSH, v_RNSH = self._for_each_head(k_RKSH), self._for_each_head(v_RKSH)
+            for queries, span in blocks:
+                end = k_RNSH.shape[2] if span is None else span
+                mixed_BTD[rows_R, queries] = self.attend(
+                    q_BNTH[rows_R, :, queries],
+                    k_RNSH[:, :, :end],
+                    v_RNSH[:, :, :end],
+                    mask[rows_R, :, queries, :end],
+                    causal=False,
+                )
+        return mixed_BTD
 
     def _weights(self, q_BNTH: Tensor, k_BNSH: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         scores_BNTS = (q_BNTH @ k_BNSH.transpose(-1, -2)).float() * self.scale
@@ -246,30 +291,45 @@ class Attention(AttentionBlock):
         v_BKSH = self.split_heads(self.value(x_BTD), self.num_key_value_heads)
         if shared.angles is not None:
             q_BNTH, k_BKSH = rotate(q_BNTH, *shared.angles), rotate(k_BKSH, *shared.angles)
-        if shared.cache is not None:
-            k_BKSH, v_BKSH = shared.cache.extend(self.layer, k_BKSH, v_BKSH)
-        causal = shared.causal and shared.length > 1
-        mixed: Tensor = self.output(
-            self.attend(q_BNTH, k_BKSH, v_BKSH, shared.mask(self.window), causal=causal)
-        )
+        mask, cache = shared.mask(self.window), shared.cache
+        if isinstance(cache, RaggedCache):
+            assert mask is not None
+            cache.write(self.layer, k_BKSH, v_BKSH)
+            seen_BTD = self.attend_ragged(q_BNTH, cache.read(self.layer), mask, cache.blocks)
+        else:
+            if cache is not None:
+                k_BKSH, v_BKSH = cache.extend(self.layer, k_BKSH, v_BKSH)
+            causal = shared.causal and shared.length > 1
+            seen_BTD = self.attend(q_BNTH, k_BKSH, v_BKSH, mask, causal)
+        mixed: Tensor = self.output(seen_BTD)
         return mixed
 
 
 class CrossAttention(Attention):
     """Attention from a target's positions to the memory of its source, whose keys and values a cache keeps."""
 
+    def of_source(self, memory_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values of a source, [B, K, S, H]."""
+        return (
+            self.split_heads(self.key(memory_BSD), self.num_key_value_heads),
+            self.split_heads(self.value(memory_BSD), self.num_key_value_heads),
+        )
+
     def forward(self, x_BTD: Tensor, shared: Pass) -> Tensor:
         """[B, T, D] from [B, T, D]."""
         memory, cache = shared.memory, shared.cache
-        assert memory is not None and (cache is None or isinstance(cache, EncoderDecoderCache))
-        kept = cache.memory.get(self.layer) if cache else None
-        if kept is None:
-            kept = (
-                self.split_heads(self.key(memory.vectors_BSD), self.num_key_value_heads),
-                self.split_heads(self.value(memory.vectors_BSD), self.num_key_value_heads),
-            )
-        if cache is not None:
-            cache.memory[self.layer] = kept
         q_BNTH = self.split_heads(self.query(x_BTD), self.num_heads)
-        mixed: Tensor = self.output(self.attend(q_BNTH, *kept, memory.mask, causal=False))
+        if isinstance(cache, RaggedCache):
+            assert cache.source_mask is not None
+            everyone = ((slice(None), None),)
+            seen_BTD = self.attend_ragged(q_BNTH, cache.read_source(self.layer), cache.source_mask, everyone)
+        else:
+            assert memory is not None and (cache is None or isinstance(cache, EncoderDecoderCache))
+            kept = cache.memory.get(self.layer) if cache else None
+            if kept is None:
+                kept = self.of_source(memory.vectors_BSD)
+            if cache is not None:
+                cache.memory[self.layer] = kept
+            seen_BTD = self.attend(q_BNTH, *kept, memory.mask, causal=False)
+        mixed: Tensor = self.output(seen_BTD)
         return mixed

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from yunque.model.attention import Pass, plan_pass
 from yunque.model.blocks import Embedding
-from yunque.model.cache import Cache, KeyValueCache
+from yunque.model.cache import Cache, KeyValueCache, RaggedCache
 from yunque.model.configuration import DecoderConfig
 from yunque.model.language_model import CausalModel
 
@@ -49,20 +49,22 @@ class Decoder(CausalModel):
         input_ids_BT: Tensor,
         attention_mask_BS: Tensor | None = None,
         position_ids_BT: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: Cache | RaggedCache | None = None,
         segment_ids_BT: Tensor | None = None,
     ) -> Tensor:
         """Final vectors [B, T, D], from which `logits` makes scores.
 
-        The arguments are those of `CausalModel.hidden`.
+        The arguments are those of `CausalModel.hidden`. A ragged cache says by itself where tokens stand.
         """
-        assert cache is None or isinstance(cache, KeyValueCache), "a cache comes from the model's new_cache"
+        assert cache is None or isinstance(cache, KeyValueCache | RaggedCache), (
+            "a cache comes from the model's new_cache"
+        )
         shared = plan_pass(input_ids_BT, attention_mask_BS, position_ids_BT, segment_ids_BT, cache)
         self.prepare(shared)
         x_BTD = self.embed(input_ids_BT, shared)
         for layer in self.layers:
             x_BTD = layer(x_BTD, shared)
-        if cache is not None:
+        if isinstance(cache, KeyValueCache):
             cache.advance(shared.length)
         normed: Tensor = self.norm(x_BTD)
         return normed

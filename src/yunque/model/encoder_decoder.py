@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from yunque.model.attention import Memory, Pass, padding_mask, plan_pass
 from yunque.model.blocks import Embedding
-from yunque.model.cache import Cache, EncoderDecoderCache
+from yunque.model.cache import Cache, EncoderDecoderCache, RaggedCache
 from yunque.model.configuration import EncoderDecoderConfig
 from yunque.model.language_model import EncoderDecoder
 
@@ -64,22 +64,24 @@ class TransformerEncoderDecoder(EncoderDecoder):
     def decode(
         self,
         decoder_input_ids_BT: Tensor,
-        memory_BSD: Tensor,
+        memory_BSD: Tensor | None,
         attention_mask_BS: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: Cache | RaggedCache | None = None,
         decoder_attention_mask_BT: Tensor | None = None,
     ) -> Tensor:
         """Final vectors [B, T, D] of the target so far.
 
-        The arguments are those of `EncoderDecoder.decode`.
+        The arguments are those of `EncoderDecoder.decode`. A ragged cache has what is looked at of the memory, and
+        takes its place.
         """
-        assert cache is None or isinstance(cache, EncoderDecoderCache), (
+        assert cache is None or isinstance(cache, EncoderDecoderCache | RaggedCache), (
             "a cache comes from the model's new_cache"
         )
         shared = plan_pass(decoder_input_ids_BT, decoder_attention_mask_BT, None, None, cache)
-        shared.memory = Memory(memory_BSD, padding_mask(attention_mask_BS))
+        if memory_BSD is not None:
+            shared.memory = Memory(memory_BSD, padding_mask(attention_mask_BS))
         hidden_BTD: Tensor = self.decoder(self.embed(decoder_input_ids_BT, shared), shared)
-        if cache is not None:
+        if isinstance(cache, EncoderDecoderCache):
             cache.advance(shared.length)
         return hidden_BTD
 

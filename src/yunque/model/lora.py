@@ -99,13 +99,27 @@ class LoraAdapter(nn.Module):
         return self.scale * (self.b_OR @ self.a_RI)
 
 
+# Products of fewer rows are computed otherwise, and round otherwise: a row should not tell how many others there are.
+_LEAST_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Group:
+    """The `rows` of a batch that go through the adapter called `name`; `filled` are the same, then some again, so
+    that they are not few."""
+
+    name: str
+    rows: Tensor
+    filled: Tensor
+
+
 @dataclass
 class Selection:
-    """Which adapter works, for all layers of a model: one for the whole batch (None is the base alone), or for each
-    of the names in `groups` the rows that go through it."""
+    """Which adapter works, for all layers of a model: one for the whole batch (None is the base alone), or those of
+    the rows in `groups`."""
 
     whole: str | None = None
-    groups: tuple[tuple[str, Tensor], ...] | None = None
+    groups: tuple[Group, ...] | None = None
     batch: int = 0
 
     def choose(self, names: str | Sequence[str | None] | None, device: torch.device | None = None) -> None:
@@ -113,10 +127,13 @@ class Selection:
         if names is None or isinstance(names, str):
             self.whole, self.groups = names, None
             return
-        wanted = list(dict.fromkeys(name for name in names if name is not None))
         self.whole, self.batch = None, len(names)
-        rows = {name: [row for row, one in enumerate(names) if one == name] for name in wanted}
-        self.groups = tuple((name, torch.tensor(own, device=device)) for name, own in rows.items())
+        groups: list[Group] = []
+        for name in dict.fromkeys(name for name in names if name is not None):
+            rows = [row for row, one in enumerate(names) if one == name]
+            filled = rows + rows[:1] * (_LEAST_ROWS - len(rows))
+            groups.append(Group(name, torch.tensor(rows, device=device), torch.tensor(filled, device=device)))
+        self.groups = tuple(groups)
 
 
 class LoraLinear(nn.Module):
@@ -168,11 +185,11 @@ class LoraLinear(nn.Module):
         assert groups is not None
         if len(x) != batch:
             raise ValueError(f"adapters were chosen for {batch} rows, and the batch has {len(x)}")
-        for name, rows in groups:
-            adapter = self.find(name)
+        for group in groups:
+            adapter = self.find(group.name)
             if adapter is not None:
-                changed = adapter(product.index_select(0, rows), x.index_select(0, rows))
-                product = product.index_copy(0, rows, changed)
+                changed = adapter(product.index_select(0, group.filled), x.index_select(0, group.filled))
+                product = product.index_copy(0, group.rows, changed[: len(group.rows)])
         return product
 
     @torch.no_grad()
@@ -343,8 +360,14 @@ def select_adapter(model: nn.Module, names: str | Sequence[str | None] | None) -
         if name is not None and name not in known:
             raise UserError(f"the model has no adapter {name!r} (there are {', '.join(known) or 'none'})")
     assert not _is_merged(model), "in a merged model no adapter is chosen"
-    for selection in {id(layer.selection): layer.selection for _, layer in _layers(model)}.values():
+    selection = selection_of(model)
+    if selection is not None:
         selection.choose(names, next(model.parameters()).device)
+
+
+def selection_of(model: nn.Module) -> Selection | None:
+    """What all layers look at to know which adapter works; None where the model has no adapter."""
+    return next((layer.selection for _, layer in _layers(model)), None)
 
 
 def selected_adapter(model: nn.Module) -> str | None:

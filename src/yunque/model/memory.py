@@ -187,7 +187,7 @@ def plan_holding(config: ModelConfig, number: Number | None = None) -> HoldingMe
             replace_by_quantized(model, quantization)
         else:
             _cast(model, getattr(torch, number))
-        return HoldingMemory(number, parameters, _weight_bytes(model), _cache_memory(model))
+        return HoldingMemory(number, parameters, _weight_bytes(model), cache_memory(model))
 
 
 def outline_of(config: ModelConfig) -> tuple[Outline, int]:
@@ -280,7 +280,8 @@ class _Adapted(nn.Module):
         return changed
 
 
-def _cache_memory(model: LanguageModel) -> CacheMemory | None:
+def cache_memory(model: LanguageModel) -> CacheMemory | None:
+    """What the cache of a model that is there takes; None for one that has none."""
     if not isinstance(model, CausalModel | EncoderDecoder):
         return None
     # With the first token comes what a cache does not take at once: a state, the source's keys and values.

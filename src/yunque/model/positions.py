@@ -5,7 +5,7 @@ together). All is computed in float32, as the checkpoints were trained.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -198,13 +198,24 @@ class Rope(Settings):
         return frequencies_h, 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
 
 
-def rotary_angles(positions_BT: Tensor, rope: Rope, head_dim: int, context: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [B, T, h] by which rotary positions turn each pair."""
-    # Only two scalings look at the length, and it costs a wait for the device.
-    length = int(positions_BT.max()) + 1 if rope.rope_type in ("dynamic", "longrope") else 0
-    frequencies_h, factor = rope.frequencies(head_dim, context, length)
-    angles_BTh = positions_BT[..., None].float() * frequencies_h.to(positions_BT.device)
-    return angles_BTh.cos() * factor, angles_BTh.sin() * factor
+def rotary_angles(
+    positions_BT: Tensor, rope: Rope, head_dim: int, context: int, lengths: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [B, T, h] by which rotary positions turn each pair.
+
+    Two scalings look at how long a text is: `lengths` says it for each row, else all are as long as the longest.
+    """
+    if rope.rope_type not in ("dynamic", "longrope"):
+        lengths = [0]
+    elif lengths is None:
+        # It costs a wait for the device.
+        lengths = [int(positions_BT.max()) + 1]
+    found = {length: rope.frequencies(head_dim, context, length) for length in set(lengths)}
+    frequencies_B1h = torch.stack([found[length][0] for length in lengths])[:, None]
+    factors_B11 = torch.tensor([found[length][1] for length in lengths])[:, None, None]
+    device = positions_BT.device
+    angles_BTh = positions_BT[..., None].float() * frequencies_B1h.to(device)
+    return angles_BTh.cos() * factors_B11.to(device), angles_BTh.sin() * factors_B11.to(device)
 
 
 def rotate(x_BNTH: Tensor, cos_BTh: Tensor, sin_BTh: Tensor) -> Tensor:

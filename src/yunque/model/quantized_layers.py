@@ -2,8 +2,9 @@
 
 INT8: a row of a matrix is whole numbers from -127 to 127 and one scale; what is multiplied by it is rounded to int8
 as well, each token with a scale of its own, and the product is exact whole numbers (Dettmers et al. 2022,
-arXiv:2208.07339, without its outlier path). INT4: a row is divided into groups, each 16 even steps between two ends,
-and is multiplied in floats (weights only, as in Frantar et al. 2022, arXiv:2210.17323).
+arXiv:2208.07339, without its outlier path). INT4: a row is divided into groups, each 16 even steps between two ends
+(Frantar et al. 2022, arXiv:2210.17323); what is multiplied by it is rounded to int8 too, so that the native step
+(`yunque.native`) can compute the same in whole numbers.
 
 Shapes: T tokens (all leading dimensions as one), O outputs (rows), I inputs (columns), G groups of a row, W numbers
 of a group.
@@ -34,6 +35,12 @@ def integer_product(x_TI: Tensor, values_OI: Tensor) -> Tensor:
     if x_TI.device.type == "cpu" and _fast_product_is_right():
         return torch._int_mm(x_TI, values_OI.t())
     return plain_integer_product(x_TI, values_OI)
+
+
+def rounded_rows(x: Tensor) -> Tensor:
+    """x [..., I] with each token rounded to int8, as floats again."""
+    x_TI, scales_T1 = quantize_rows(x.reshape(-1, x.shape[-1]))
+    return (x_TI * scales_T1).view(x.shape).to(x.dtype)
 
 
 def plain_integer_product(x_TI: Tensor, values_OI: Tensor) -> Tensor:
@@ -151,7 +158,8 @@ class Int4Matrix(nn.Module):
         return dense_OGW.flatten(1)[:, : self.columns]
 
     def multiply(self, x: Tensor) -> Tensor:
-        """x matrix^T: [..., O] from [..., I], in the numbers of `x`."""
+        """x matrix^T: [..., O] from [..., I], in the numbers of `x`; each token is rounded to int8 first."""
+        x = rounded_rows(x)
         steps_OGW = self._steps(x.dtype).mul_(self.scales.to(x.dtype)[..., None] / 16)
         _, groups, width = steps_OGW.shape
         x = F.pad(x, (0, groups * width - self.columns))

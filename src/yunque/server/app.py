@@ -1,150 +1,196 @@
-"""The application: routes of OpenAI's API over the models and apps of a workspace."""
+"""The application: the routes of the API over the models and apps of a workspace."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing
+from typing import TypeVar
 
 from fastapi import FastAPI, Request
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from yunque import __version__
 from yunque.errors import UserError
-from yunque.llm import ContextOverflow, ModelUnavailable
+from yunque.llm import Chunk, ContextOverflow, ModelUnavailable
+from yunque.server import probes
+from yunque.server.body import read_body
+from yunque.server.chat import ChatRequest, ChatShape
+from yunque.server.completions import CompletionRequest, CompletionShape, answered
+from yunque.server.documents import describe, page
+from yunque.server.embeddings import EmbeddingRequest, embedding_body
 from yunque.server.errors import ApiError
-from yunque.server.gate import AccessLog, Gate, read_body
-from yunque.server.requests import ChatRequest, CompletionRequest, parse
-from yunque.server.responses import Shape
-from yunque.server.served import NoSuchTarget, Piece, Served, Target
-from yunque.server.workers import Workers
+from yunque.server.parsing import check_media_type, parse
+from yunque.server.responses import ResponseRequest, ResponseShape
+from yunque.server.sending import Answer
+from yunque.server.served import NoSuchTarget, Served, Target
+from yunque.server.service import ServeOptions, Service
+from yunque.server.tokens import DetokenizeRequest, TokenizeRequest, detokenized, tokenized, tokenizer_info
 from yunque.workspace import Workspace
 
 MOST_BYTES = 4_000_000
-Ask = Callable[[Target], Iterator[Piece]]
+# A body that is longer is read in a thread, so that nobody waits for it.
+_LONG_BODY = 64_000
+T = TypeVar("T")
+RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
-def create_app(
-    workspace: Workspace, keys_required: bool, *, workers: int = 4, most_waiting: int = 64
-) -> FastAPI:
-    """The server's ASGI application: `workers` answers are made at once, `most_waiting` wait their turn."""
-    served = Served(workspace)
-    pool = Workers(workers, most_waiting)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        yield
-        await asyncio.to_thread(pool.close, 3.0)
-
-    # No pages of documentation: those of FastAPI load their scripts from a stranger's server.
-    app = FastAPI(title="Yunque", version=__version__, openapi_url=None, lifespan=lifespan)
-    app.add_middleware(Gate, workspace=workspace, keys_required=keys_required)
-    app.add_middleware(AccessLog)
+def create_app(workspace: Workspace, keys_required: bool, options: ServeOptions | None = None) -> FastAPI:
+    """The server's ASGI application."""
+    service = Service(workspace, keys_required, options or ServeOptions())
+    served = Served(workspace, service.options.model_bytes)
+    service.open_with(served.loading, served.use)
+    # FastAPI's own pages of documentation load their scripts from a stranger's server; ours have none.
+    app = FastAPI(
+        title="Yunque",
+        version=__version__,
+        openapi_url=None,
+        lifespan=service.lifespan,
+        redirect_slashes=False,
+    )
+    service.surround(app)
+    app.include_router(probes.router(service))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
-
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok", "version": __version__}
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, object]:
-        return {"object": "list", "data": await asyncio.to_thread(served.listed)}
-
-    @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> dict[str, object]:
-        try:
-            return await asyncio.to_thread(served.described, name)
-        except UserError as error:
-            raise _as_api_error(error) from None
-
-    @app.post("/v1/completions")
-    async def completions(request: Request) -> Response:
-        asked = parse(CompletionRequest, await read_body(request.receive, request.headers, MOST_BYTES))
-        prompt, settings = asked.text(), asked.settings()
-        shape = Shape(False, asked.model, asked.include_usage)
-        pieces = _pieces(pool, served, asked.model, lambda target: target.complete(prompt, settings))
-        return Answer(shape, pieces, bool(asked.stream))
-
-    @app.post("/v1/chat/completions")
-    async def chat_completions(request: Request) -> Response:
-        asked = parse(ChatRequest, await read_body(request.receive, request.headers, MOST_BYTES))
-        messages, settings = asked.conversation(), asked.settings()
-        shape = Shape(True, asked.model, asked.include_usage)
-        pieces = _pieces(pool, served, asked.model, lambda target: target.chat(messages, settings))
-        return Answer(shape, pieces, bool(asked.stream))
-
+    _add_models(app, served)
+    _add_generation(app, service, served)
+    _add_reading(app, service, served)
+    _add_documents(app)
     return app
 
 
-async def _pieces(pool: Workers, served: Served, name: str, ask: Ask) -> AsyncGenerator[Piece]:
+def _add_models(app: FastAPI, served: Served) -> None:
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        return JSONResponse({"status": "ok", "version": __version__})
+
+    @app.get("/v1/models")
+    async def models() -> JSONResponse:
+        return JSONResponse({"object": "list", "data": await asyncio.to_thread(served.listed)})
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> JSONResponse:
+        try:
+            return JSONResponse(await asyncio.to_thread(served.described, name))
+        except UserError as error:
+            raise as_api_error(error) from None
+
+
+def _add_generation(app: FastAPI, service: Service, served: Served) -> None:
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        asked = await _asked(CompletionRequest, request)
+        settings = asked.settings()
+        pieces = _pieces(service, served, asked.model, lambda target: answered(target, asked, settings))
+        return Answer(CompletionShape(asked), pieces, bool(asked.stream))
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        asked = await _asked(ChatRequest, request)
+        messages, settings = asked.conversation(), asked.settings()
+        pieces = _pieces(service, served, asked.model, lambda target: target.chat(messages, settings))
+        return Answer(ChatShape(asked), pieces, bool(asked.stream))
+
+    @app.post("/v1/responses")
+    async def responses(request: Request) -> Response:
+        asked = await _asked(ResponseRequest, request)
+        messages, settings = asked.conversation_asked(), asked.settings()
+        pieces = _pieces(service, served, asked.model, lambda target: target.chat(messages, settings))
+        return Answer(ResponseShape(asked), pieces, bool(asked.stream))
+
+
+def _add_reading(app: FastAPI, service: Service, served: Served) -> None:
+    @app.post("/v1/embeddings")
+    async def embeddings(request: Request) -> JSONResponse:
+        asked = await _asked(EmbeddingRequest, request)
+        made = await _made(service, served, asked.model, lambda target: target.embed(asked.texts()))
+        return JSONResponse(embedding_body(asked, made))
+
+    @app.post("/tokenize")
+    @app.post("/v1/tokenize")
+    async def tokenize(request: Request) -> JSONResponse:
+        asked = await _asked(TokenizeRequest, request)
+        return JSONResponse(
+            await _made(service, served, asked.model, lambda target: tokenized(target, asked))
+        )
+
+    @app.post("/detokenize")
+    @app.post("/v1/detokenize")
+    async def detokenize(request: Request) -> JSONResponse:
+        asked = await _asked(DetokenizeRequest, request)
+        return JSONResponse(
+            await _made(service, served, asked.model, lambda target: detokenized(target, asked))
+        )
+
+    @app.get("/tokenizer_info")
+    @app.get("/v1/tokenizer_info")
+    async def info(model: str | None = None) -> JSONResponse:
+        return JSONResponse(await _made(service, served, model, tokenizer_info))
+
+
+def _add_documents(app: FastAPI) -> None:
+    document = describe()
+
+    @app.get("/openapi.json")
+    async def openapi() -> JSONResponse:
+        return JSONResponse(document)
+
+    @app.get("/docs")
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(
+            page(document), headers={"Content-Security-Policy": "default-src 'unsafe-inline'"}
+        )
+
+
+async def _asked(cls: type[RequestT], request: Request) -> RequestT:
+    """The body of a request, checked."""
+    check_media_type(request.headers.get("content-type"))
+    body = await read_body(request.receive, request.headers, MOST_BYTES)
+    if len(body) > _LONG_BODY:
+        return await asyncio.to_thread(parse, cls, body)
+    return parse(cls, body)
+
+
+async def _pieces(
+    service: Service, served: Served, name: str, ask: Callable[[Target], Iterator[Chunk]]
+) -> AsyncGenerator[Chunk]:
     """The answer of the model or app `name`, made in a worker; failures come out as ApiError."""
+
+    def answer() -> Iterator[Chunk]:
+        with served.use(name) as target:
+            yield from ask(target)
+
     try:
-        async with aclosing(pool.iterate(lambda: ask(served.open(name)))) as pieces:
+        async with aclosing(service.workers.iterate(answer)) as pieces:
             async for piece in pieces:
                 yield piece
     except (UserError, ModelUnavailable) as error:
-        raise _as_api_error(error) from None
+        raise as_api_error(error) from None
 
 
-def _as_api_error(error: UserError | ModelUnavailable) -> ApiError:
+async def _made(service: Service, served: Served, name: str | None, make: Callable[[Target], T]) -> T:
+    """What is made of the model `name` (None: the only one) in a worker; failures come out as ApiError."""
+
+    def work() -> Iterator[T]:
+        with served.use(name or served.only_model()) as target:
+            yield make(target)
+
+    try:
+        async with aclosing(service.workers.iterate(work)) as made:
+            return await anext(made)
+    except (UserError, ModelUnavailable) as error:
+        raise as_api_error(error) from None
+
+
+def as_api_error(error: UserError | ModelUnavailable) -> ApiError:
+    """What a failure is to a client."""
     if isinstance(error, NoSuchTarget):
         return ApiError(404, str(error), "model", "model_not_found")
     if isinstance(error, ModelUnavailable):
         return ApiError(503, str(error), code="model_unavailable")
     if isinstance(error, ContextOverflow):
-        return ApiError(400, str(error), "messages", "context_length_exceeded")
+        return ApiError(400, str(error), code="context_length_exceeded")
     return ApiError(400, str(error))
-
-
-class Answer(Response):
-    """Sends an answer while it is made, whole or as events; a client that goes away ends its making.
-
-    The status line waits for the first piece, so that what fails before it is a status and not an event.
-    """
-
-    def __init__(self, shape: Shape, pieces: AsyncGenerator[Piece], stream: bool) -> None:
-        super().__init__()
-        self._shape = shape
-        self._pieces = pieces
-        self._stream = stream
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request."""
-        sending = asyncio.create_task(self._send(scope, receive, send))
-        leaving = asyncio.create_task(_disconnected(receive))
-        try:
-            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                await sending
-        finally:
-            for task in (sending, leaving):
-                task.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await task
-            await self._pieces.aclose()
-
-    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            if not self._stream:
-                response = JSONResponse(await self._shape.whole(self._pieces))
-                await response(scope, receive, send)
-                return
-            first = await anext(self._pieces, None)
-        except ApiError as error:
-            await error.response()(scope, receive, send)
-            return
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        async with aclosing(self._shape.events(first, self._pieces)) as events:
-            async for event in events:
-                await send({"type": "http.response.body", "body": event, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _api_error(_: Request, error: Exception) -> Response:

@@ -4,16 +4,18 @@ import errno
 import logging
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import suppress
-
-import uvicorn
+from collections.abc import Callable, Sequence
 
 from yunque.errors import UserError
+from yunque.server.access_log import log as access_log
 from yunque.server.app import create_app
+from yunque.server.connections import Patience, let_go_of_the_dead, quiet_uvicorn
 from yunque.server.gate import is_loopback
-from yunque.server.gate import log as access_log
+from yunque.server.process import Server
+from yunque.server.service import ServeOptions
 from yunque.workspace import Workspace
+
+_DEAD_SECONDS = 60.0
 
 
 def keys_needed(host: str, wanted: bool | None) -> bool:
@@ -47,6 +49,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
         made.bind(address)
         # Bound is not enough: with SO_REUSEADDR two may be bound to a port, but one listens.
         made.listen(2048)
+        let_go_of_the_dead(made, _DEAD_SECONDS)
     except OSError as error:
         made.close()
         raise UserError(_why_not(host, port, error)) from None
@@ -72,31 +75,36 @@ def url_of(made: socket.socket) -> str:
 
 
 def serve(
-    workspace: Workspace, host: str, port: int, keys: bool | None, on_start: Callable[[str, bool], None]
+    workspace: Workspace,
+    host: str,
+    port: int,
+    keys: bool | None,
+    on_start: Callable[[str, bool], None],
+    options: ServeOptions | None = None,
+    load: Sequence[str] = (),
 ) -> None:
-    """Serve `workspace` until Ctrl-C; `on_start(url, keys_required)` is called when clients can connect."""
+    """Serve `workspace` until a signal ends it; `on_start(url, keys_required)` is called when clients can connect.
+
+    The models named by `load` are opened before.
+    """
     keys_required = keys_needed(host, keys)
     with bound_socket(host, port) as made:
-        server = make_server(workspace, keys_required)
+        server = make_server(workspace, keys_required, options)
         _log_to_standard_error()
+        quiet_uvicorn()
+        server.load(load)
         on_start(url_of(made), keys_required)
-        # uvicorn ends in peace on Ctrl-C, and then raises the signal again.
-        with suppress(KeyboardInterrupt):
-            server.run(sockets=[made])
+        server.run(sockets=[made])
 
 
-def make_server(workspace: Workspace, keys_required: bool) -> uvicorn.Server:
-    """The uvicorn server, to be run on a bound socket."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            create_app(workspace, keys_required),
-            # Its access log has the client's address and the query; ours has neither.
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            timeout_graceful_shutdown=3,
-        )
-    )
+def make_server(
+    workspace: Workspace,
+    keys_required: bool,
+    options: ServeOptions | None = None,
+    patience: Patience | None = None,
+) -> Server:
+    """The server, to be run on a bound socket."""
+    return Server(create_app(workspace, keys_required, options), patience or Patience())
 
 
 def _log_to_standard_error() -> None:

@@ -1,27 +1,28 @@
-"""What the server serves: the workspace's models and apps, each opened once and kept."""
+"""What the server serves: the workspace's models, adapters and apps, opened when they are asked for."""
 
-import hashlib
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from typing_extensions import TypedDict
+
 from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig
-from yunque.llm import Chunk, ContextOverflow, FinishReason, LanguageModel, Message, Usage, open_model
-from yunque.workspace import Artifact, Call, Workspace
+from yunque.llm import Chunk, Embeddings, LanguageModel, Message, Prompt, open_model
+from yunque.llm.open import is_url
+from yunque.server.account import account
+from yunque.server.lent import LentModel
+from yunque.server.loading import Loading, Needs, planned_bytes
+from yunque.workspace import Artifact, Workspace
 from yunque.workspace.artifact import parse_ref
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A piece of an answer; the last one carries why it ended, the usage, and what an app adds to it (`extra`)."""
+class Piece(Chunk):
+    """A piece of an app's answer; the last one carries what the app adds to it."""
 
-    text: str
-    finish_reason: FinishReason | None = None
-    usage: Usage | None = None
     extra: dict[str, Any] | None = None
 
 
@@ -33,80 +34,35 @@ class Settings:
     length_asked: bool
 
 
+class ModelBody(TypedDict):
+    """A model or an app, as OpenAI describes one."""
+
+    id: str
+    object: str
+    created: int
+    owned_by: str
+
+
 class Target(Protocol):
     """A model or an app that can be asked; `ref` is its full name with its version."""
 
     ref: str
 
-    def chat(self, messages: Sequence[Message], settings: Settings) -> Iterator[Piece]:
+    def chat(self, messages: Sequence[Message], settings: Settings) -> Iterator[Chunk]:
         """Answer a conversation."""
         ...
 
-    def complete(self, prompt: str, settings: Settings) -> Iterator[Piece]:
+    def complete(self, prompt: Prompt, settings: Settings) -> Iterator[Chunk]:
         """Go on with a text, or answer it as a question."""
         ...
 
+    def embed(self, texts: Sequence[Prompt]) -> Embeddings:
+        """A vector for each text."""
+        ...
 
-class ServedModel:
-    """A model of the workspace. What it is asked and answers is kept in the call log, without personal data."""
-
-    def __init__(self, workspace: Workspace, ref: str, model: LanguageModel) -> None:
-        self.ref = ref
-        self._workspace = workspace
-        self._model = model
-
-    def chat(self, messages: Sequence[Message], settings: Settings) -> Iterator[Piece]:
-        """Answer a conversation."""
-        chunks = _fitting(lambda config: self._model.stream_chat(messages, config), settings)
-        return self._logged("\n".join(f"{each.role}: {each.content}" for each in messages), chunks)
-
-    def complete(self, prompt: str, settings: Settings) -> Iterator[Piece]:
-        """Go on with a text."""
-        return self._logged(
-            prompt, _fitting(lambda config: self._model.stream_complete(prompt, config), settings)
-        )
-
-    def _logged(self, prompt: str, chunks: Iterator[Chunk]) -> Iterator[Piece]:
-        started = time.monotonic()
-        texts: list[str] = []
-        last = Chunk("")
-        try:
-            for last in chunks:
-                texts.append(last.text)
-                yield Piece(last.text, last.finish_reason, last.usage)
-        finally:
-            # An answer that broke off, or was not wanted any more, was given all the same.
-            self._log(prompt, "".join(texts), last, time.monotonic() - started)
-
-    def _log(self, prompt: str, answer: str, last: Chunk, seconds: float) -> None:
-        from yunque.data.personal import Redaction
-
-        redaction = Redaction()
-        question, answered = redaction.redact(prompt), redaction.redact(answer)
-        usage = last.usage or Usage(0, 0)
-        self._workspace.log_call(
-            Call(
-                target=self.ref,
-                model=last.model or self.ref,
-                question=question,
-                answer=answered,
-                prompt_hash=hashlib.sha256(question.encode()).hexdigest(),
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens,
-                seconds=round(seconds, 3),
-                details={"finish_reason": last.finish_reason},
-            )
-        )
-
-
-def _fitting(stream: Callable[[GenerationConfig], Iterator[Chunk]], settings: Settings) -> Iterator[Chunk]:
-    """The stream with the settings, or with as much length as fits where the client asked for none."""
-    try:
-        return stream(settings.config)
-    except ContextOverflow as error:
-        if settings.length_asked or error.room < 1:
-            raise
-        return stream(settings.config.model_copy(update={"max_new_tokens": error.room}))
+    def close(self) -> None:
+        """Give its memory back."""
+        ...
 
 
 class NoSuchTarget(UserError):
@@ -118,61 +74,117 @@ class Served:
 
     A model is called `mini`, `model/mini` or `model/mini@2`, a base with an adapter on it `adapter/polite`, an app
     `app/equipaje` or `app/equipaje@1` (or without the kind, where no model has this name). Without a version the
-    newest one at the time of the call is meant.
+    newest one at the time of the call is meant. `most_bytes` is the limit of memory for all that is open.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, most_bytes: int | None = None) -> None:
         self._workspace = workspace
-        self._kept: dict[str, Target] = {}
-        self._opening: dict[str, threading.Lock] = {}
-        self._lock = threading.Lock()
+        self.loading: Loading[Target] = Loading(self._opened, self._planned, most_bytes)
 
-    def listed(self) -> list[dict[str, Any]]:
-        """The newest version of every model and app, as OpenAI's model objects."""
+    def listed(self) -> list[ModelBody]:
+        """The newest version of every model and app that the request's key is good for."""
         return [
-            _model_object(artifact)
+            _model_body(artifact)
             for kind in ("model", "adapter", "app")
             for artifact in self._workspace.list(kind)
+            if account().may_use(kind, artifact.name)
         ]
 
-    def described(self, name: str) -> dict[str, Any]:
-        """One model or app as OpenAI's model object, under the name that was asked for."""
-        return {**_model_object(self._find(name)), "id": name}
+    def described(self, name: str) -> ModelBody:
+        """One model or app, under the name that was asked for."""
+        return {**_model_body(self._find(name)), "id": name}
 
-    def open(self, name: str) -> Target:
-        """The model or app called `name`; raises NoSuchTarget. The first call loads it, and takes its time."""
+    @contextmanager
+    def use(self, name: str) -> Iterator[Target]:
+        """The model or app called `name`, open while this lasts; raises NoSuchTarget. The first use loads it, and
+        takes its time."""
         artifact = self._find(name)
-        with self._lock:
-            opening = self._opening.setdefault(artifact.ref, threading.Lock())
-        with opening:
-            if artifact.ref not in self._kept:
-                self._kept[artifact.ref] = _opened(self._workspace, artifact)
-        return self._kept[artifact.ref]
+        if artifact.kind == "adapter":
+            with self._on_base(artifact) as target:
+                yield target
+            return
+        with self.loading.use(artifact.ref) as target:
+            yield target
+
+    @contextmanager
+    def _on_base(self, artifact: Artifact) -> Iterator[Target]:
+        """An adapter on the base that serves the others too; one that cannot share it is opened alone."""
+        from yunque.generate.opening import base_of
+        from yunque.server.served_model import ServedModel
+
+        with self.loading.use(base_of(self._workspace, artifact).ref) as base:
+            shared = None
+            if isinstance(base, ServedModel):
+                with suppress(UserError):
+                    shared = base.enter_adapter(artifact)
+                if shared:
+                    try:
+                        yield shared
+                    finally:
+                        base.leave_adapter(artifact)
+                    return
+        with self.loading.use(artifact.ref) as alone:
+            yield alone
+
+    def only_model(self) -> str:
+        """The one model of the workspace, for clients that name none; raises UserError where there are several."""
+        found = [body["id"] for body in self.listed() if "/" not in body["id"]]
+        if len(found) != 1:
+            raise UserError(f"there are {len(found)} models here: say which one with `model`")
+        return found[0]
+
+    def _opened(self, ref: str) -> Target:
+        artifact = self._workspace.get(ref)
+        if artifact.kind == "app":
+            from yunque.server.served_app import ServedApp
+
+            return ServedApp.open(self._workspace, ref, self._lent)
+        # torch is loaded here, so not at the top of the module.
+        from yunque.server.served_model import ServedEncoder, ServedModel, is_encoder
+
+        if is_encoder(self._workspace, artifact):
+            return ServedEncoder.open(self._workspace, ref)
+        model = open_model(self._workspace, ref, self.loading.granted(ref))
+        return ServedModel(self._workspace, ref, model)
+
+    def _lent(self, name: str) -> LanguageModel:
+        """The model that an app names: that of the workspace which is open for all."""
+        artifact = None if is_url(name) else self._found(name)
+        if artifact is None:
+            return open_model(self._workspace, name)  # elsewhere, or the error that says there is none
+        return LentModel(artifact.ref, lambda: self._model(artifact.ref))
+
+    @contextmanager
+    def _model(self, ref: str) -> Iterator[LanguageModel]:
+        with self.loading.use(ref) as target:
+            model = getattr(target, "model", None)
+            if model is None:
+                raise UserError(f"{ref} writes no text: an app needs a model that does")
+            yield model
+
+    def _planned(self, ref: str) -> Needs:
+        return planned_bytes(self._workspace, self._workspace.get(ref))
 
     def _find(self, name: str) -> Artifact:
+        found = self._found(name)
+        if found is None:
+            known = ", ".join(body["id"] for body in self.listed()) or "nothing yet"
+            raise NoSuchTarget(f"the model {name!r} does not exist here (served: {known})")
+        account().check_model(found.kind, found.name)
+        return found
+
+    def _found(self, name: str) -> Artifact | None:
         try:
             kind = parse_ref(name).kind
         except UserError:
-            kind = "no such kind"
-        if kind in (None, "model") and (model := self._workspace.find(name, "model")):
-            return model
-        if kind in (None, "adapter") and (adapter := self._workspace.find(name, "adapter")):
-            return adapter
-        if kind in (None, "app") and (app := self._workspace.find(name, "app")):
-            return app
-        known = ", ".join(each["id"] for each in self.listed()) or "nothing yet"
-        raise NoSuchTarget(f"the model {name!r} does not exist here (served: {known})")
+            return None
+        for possible in ("model", "adapter", "app"):
+            if kind in (None, possible) and (artifact := self._workspace.find(name, possible)):
+                return artifact
+        return None
 
 
-def _opened(workspace: Workspace, artifact: Artifact) -> Target:
-    if artifact.kind in ("model", "adapter"):
-        return ServedModel(workspace, artifact.ref, open_model(workspace, artifact.ref))
-    from yunque.server.served_app import ServedApp
-
-    return ServedApp.open(workspace, artifact.ref)
-
-
-def _model_object(artifact: Artifact) -> dict[str, Any]:
+def _model_body(artifact: Artifact) -> ModelBody:
     return {
         "id": artifact.name if artifact.kind == "model" else f"{artifact.kind}/{artifact.name}",
         "object": "model",

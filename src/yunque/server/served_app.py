@@ -1,13 +1,14 @@
 """An app behind OpenAI's API: its answer as text that shows its sources, and as data in the field `yunque`."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from yunque.apps.app import App, AppAnswer
+from yunque.apps.app import App, AppAnswer, load_app
 from yunque.errors import UserError
-from yunque.guard import open_app
-from yunque.llm import Message, Usage
+from yunque.guard import CheckList
+from yunque.llm import Chunk, Embeddings, LanguageModel, Message, Prompt, Usage
+from yunque.server.account import account
 from yunque.server.served import Piece, Settings
 from yunque.workspace import Workspace
 
@@ -19,7 +20,8 @@ class ServedApp:
     """An app of the workspace.
 
     The question is the last message of the user; what stands before it is not given to the app. The settings of a
-    request (length, temperature, stop...) are not used: how an app answers is written in its definition.
+    request (length, temperature, stop...) are not used: how an app answers is written in its definition. What would
+    change the shape of the answer is refused.
     """
 
     def __init__(self, app: App) -> None:
@@ -27,26 +29,46 @@ class ServedApp:
         self._app = app
 
     @classmethod
-    def open(cls, workspace: Workspace, ref: str) -> "ServedApp":
-        """The app called `ref`, with its guard."""
-        return cls(open_app(workspace, ref))
+    def open(cls, workspace: Workspace, ref: str, open_model: Callable[[str], LanguageModel]) -> "ServedApp":
+        """The app called `ref`, with its guard; `open_model` gives it the models that it names."""
+        return cls(load_app(workspace, ref, CheckList.of, open_model))
 
-    def chat(self, messages: Sequence[Message], settings: Settings) -> Iterator[Piece]:
+    def chat(self, messages: Sequence[Message], settings: Settings) -> Iterator[Chunk]:
         """Answer the last message of the user."""
         questions = [message.content for message in messages if message.role == "user"]
         if not questions:
             raise UserError("messages: an app needs a message of the user, which is its question")
         return self.complete(questions[-1], settings)
 
-    def complete(self, prompt: str, settings: Settings) -> Iterator[Piece]:
-        """Answer a question."""
-        del settings
-        for piece in self._app.stream(prompt):
+    def complete(self, prompt: Prompt, settings: Settings) -> Iterator[Chunk]:
+        """Answer a question; raises UserError for tokens, and for what only models do."""
+        config = settings.config
+        if not isinstance(prompt, str):
+            raise UserError(f"{self.ref} is an app, and reads text: it has no tokens of its own")
+        if config.candidates > 1 or config.logprobs is not None or config.echo or config.format:
+            raise UserError(
+                f"{self.ref} is an app, and gives one answer as its definition says: it takes no n, logprobs, echo, "
+                "tools or form of the answer"
+            )
+        return self._answer(prompt)
+
+    def _answer(self, question: str) -> Iterator[Chunk]:
+        for piece in self._app.stream(question):
             if piece.answer is None:
-                yield Piece(piece.text)
+                yield Chunk(piece.text)
                 continue
-            yield Piece(piece.text + sources(piece.answer))
-            yield Piece("", "stop", _usage(prompt, piece.answer), _extra(piece.answer))
+            yield Chunk(piece.text + sources(piece.answer))
+            usage = _usage(question, piece.answer)
+            account().used(usage.prompt_tokens, usage.completion_tokens)
+            yield Piece("", "stop", usage, extra=_extra(piece.answer))
+
+    def embed(self, texts: Sequence[Prompt]) -> Embeddings:
+        """Raises UserError."""
+        del texts
+        raise UserError(f"{self.ref} is an app, and gives no vectors")
+
+    def close(self) -> None:
+        """Nothing is held but memory, which goes with it."""
 
 
 def sources(answer: AppAnswer) -> str:

@@ -4,8 +4,10 @@ Special tokens that the template writes become ids. Those that somebody typed in
 are put between private marks before rendering, and what lies between marks is not looked at for special tokens.
 """
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from yunque.errors import UserError
@@ -13,6 +15,11 @@ from yunque.tokenizer.disguise import disguised, random_names
 from yunque.tokenizer.template import render
 
 _Span = tuple[int, int]
+Fields = dict[str, Any]
+
+Turn = tuple[str, str] | Mapping[str, Any]
+"""A message of a conversation: who says it and what, or all its fields (`role`, `content`, `tool_calls`...) as
+templates know them."""
 
 PLAIN_TEMPLATE = """\
 {{- bos_token if bos_token else '' -}}
@@ -53,21 +60,38 @@ class ChatFormat:
         self._any_token = _alternatives({*control, *added})
         self._of_special, self._of_control = _alternatives(self._special), _alternatives(self._control)
 
+    @property
+    def writes_tools(self) -> bool:
+        """Whether the template tells the model of `tools`, to be called as `<tool_call>{...}</tool_call>`.
+
+        A template with another form of a call would teach what nobody here reads.
+        """
+        return bool(re.search(r"\btools\b", self._template)) and "<tool_call>" in self._template
+
     def encode(
-        self, messages: Sequence[tuple[str, str]], add_generation_prompt: bool
+        self,
+        messages: Sequence[Turn],
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> tuple[list[int], list[bool]]:
         """The ids, and which of them are an answer (with the token that ends it)."""
-        for role, _ in messages:
-            if self._of_control.search(role):
-                raise UserError(f"{role!r} is not a role")
-        marks = _unused_letters([self._template, *(text for message in messages for text in message)])
-        said = [{"role": role, "content": self._marked(content, role, marks)} for role, content in messages]
-        text = self._render(said, add_generation_prompt, marks)
+        turns = [_as_fields(message) for message in messages]
+        for turn in turns:
+            if self._of_control.search(turn["role"]):
+                raise UserError(f"{turn['role']!r} is not a role")
+        marks = _unused_letters(self._template + json.dumps([turns, tools], ensure_ascii=False))
+        said = [
+            {"role": turn["role"], **self._marked_all(_without_role(turn), turn["role"], marks)}
+            for turn in turns
+        ]
+        told = self._marked_all(list(tools), "system", marks) if tools else None
+        write = partial(self._render, tools=told, marks=marks)
+        text = write(said, add_generation_prompt)
         plain, spans = self._disguise(text, marks)
         if not spans:
             spans = [
                 (len(self._disguise(text[:start], marks)[0]), len(self._disguise(text[:end], marks)[0]))
-                for start, end in self._answers(said, text, marks)
+                for start, end in self._answers(said, text, write)
             ]
         encoding = self._inner.encode(plain, add_special_tokens=False)
         written = [
@@ -75,17 +99,32 @@ class ChatFormat:
         ]
         return encoding.ids, written
 
-    def _render(self, said: list[dict[str, str]], add_generation_prompt: bool, marks: "_Marks") -> str:
+    def _render(self, said: list[Fields], add_generation_prompt: bool, *, tools: Any, marks: "_Marks") -> str:
         return render(
             self._template,
             {
                 **self._variables,
+                "tools": tools,
                 "messages": said,
                 "add_generation_prompt": add_generation_prompt,
                 "_opened": marks.opened,
                 "_closed": marks.closed,
             },
         )
+
+    def _marked_all(self, value: Any, role: str, marks: "_Marks") -> Any:
+        """A JSON value with every text in it marked, keys too."""
+        if isinstance(value, str):
+            return self._marked(value, role, marks)
+        if isinstance(value, list):
+            return [self._marked_all(each, role, marks) for each in value]
+        if isinstance(value, dict):
+            typed = rf"{marks.begin}\g<0>{marks.end}"
+            return {
+                self._of_control.sub(typed, key): self._marked_all(each, role, marks)
+                for key, each in value.items()
+            }
+        return value
 
     def _marked(self, content: str, role: str, marks: "_Marks") -> str:
         """The content with marks around the tokens that it may not write, whole or half at its edges.
@@ -135,7 +174,9 @@ class ChatFormat:
         parts.append(text[position:])
         return "".join(parts), spans
 
-    def _answers(self, said: list[dict[str, str]], text: str, marks: "_Marks") -> list[_Span]:
+    def _answers(
+        self, said: list[Fields], text: str, write: Callable[[list[Fields], bool], str]
+    ) -> list[_Span]:
         """Where the answers stand in the rendered text, each with the token that ends it.
 
         A template without `{% generation %}` does not say; the conversation up to an answer, rendered alone, does.
@@ -146,8 +187,8 @@ class ChatFormat:
             if message["role"] != "assistant":
                 continue
             content = message["content"].strip()
-            asked = self._try_render(said[:position], True, marks)
-            told = self._try_render(said[: position + 1], False, marks)
+            asked = _attempt(write, said[:position], True)
+            told = _attempt(write, said[: position + 1], False)
             start = len(asked) if asked is not None and text.startswith(asked) else None
             found = text.find(content, cursor if start is None else start)
             if found < 0:
@@ -161,14 +202,23 @@ class ChatFormat:
             cursor = end
         return spans
 
-    def _try_render(
-        self, said: list[dict[str, str]], add_generation_prompt: bool, marks: "_Marks"
-    ) -> str | None:
-        """The beginning of a conversation, or None where the template wants the whole of it."""
-        try:
-            return self._render(said, add_generation_prompt, marks)
-        except UserError:
-            return None
+
+def _attempt(
+    write: Callable[[list[Fields], bool], str], said: list[Fields], add_generation_prompt: bool
+) -> str | None:
+    """The beginning of a conversation, or None where the template wants the whole of it."""
+    try:
+        return write(said, add_generation_prompt)
+    except UserError:
+        return None
+
+
+def _as_fields(turn: Turn) -> Fields:
+    return dict(turn) if isinstance(turn, Mapping) else {"role": turn[0], "content": turn[1]}
+
+
+def _without_role(turn: Fields) -> Fields:
+    return {name: value for name, value in turn.items() if name != "role"}
 
 
 class _Marks:
@@ -179,9 +229,9 @@ class _Marks:
         self.all = "".join(letters)
 
 
-def _unused_letters(texts: Sequence[str]) -> _Marks:
-    """Letters of the private use area that none of the texts contains."""
-    used = set().union(*texts)
+def _unused_letters(text: str) -> _Marks:
+    """Letters of the private use area that the text does not contain."""
+    used = set(text)
     free = (chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in used)
     try:
         return _Marks([next(free) for _ in range(4)])

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer as AnyTokenizer
 from yunque.errors import UserError
 from yunque.tokenizer.alphabet import LETTERS, is_byte_level, token_reader
 from yunque.tokenizer.bulk import BulkEncoder, bulk_encoder
-from yunque.tokenizer.chat import ChatFormat
+from yunque.tokenizer.chat import ChatFormat, Turn
 from yunque.tokenizer.check import check_described
 from yunque.tokenizer.conventions import (
     COMPANIONS,
@@ -211,6 +211,15 @@ class Tokenizer:
         """The tokens that no text can write, and their ids."""
         return dict(self._special)
 
+    def named_token(self, role: str) -> str | None:
+        """The special token that is `bos_token`, `eos_token`, `pad_token`... or None where there is none."""
+        if self._own:
+            return {"bos_token": END, "eos_token": END, "pad_token": PAD}.get(role)
+        told = self._conventions.named.get(role)
+        if told is None and role == "eos_token" and self.end_ids:
+            return self.token_name(self.end_ids[0])
+        return told
+
     @property
     def chat_template(self) -> str | None:
         """The template of a conversation that came with a foreign tokenizer."""
@@ -314,22 +323,39 @@ class Tokenizer:
                 return token
         return self.token_bytes(id).decode("utf-8", errors="replace")
 
+    @property
+    def writes_tools(self) -> bool:
+        """Whether `encode_chat` takes `tools`, and messages with `tool_calls` or of role tool: its chat template has
+        a place for them."""
+        return self._follows_template and self._chat_format.writes_tools
+
+    @property
+    def _follows_template(self) -> bool:
+        return not self._own or self._conventions.chat_template is not None
+
     def encode_chat(
-        self, messages: Sequence[tuple[str, str]], add_generation_prompt: bool
+        self,
+        messages: Sequence[Turn],
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> tuple[list[int], list[bool]]:
         """The ids of a conversation, and which of them a model is to write (answers with their end token).
 
-        Each message is (role, content). `add_generation_prompt` opens the answer that the model is to give.
+        Each message is (role, content), or where `writes_tools` a mapping of all its fields, and `tools` are what
+        the template is told of. `add_generation_prompt` opens the answer that the model is to give.
         Tuning and serving both use this function, so that a model is asked as it was taught. A foreign tokenizer
         follows its chat template; special tokens count where the template writes them, and are text in a content.
         Raises UserError for a role that is not one, and where there is no template or it refuses the conversation.
         """
-        if not self._own or self._conventions.chat_template is not None:
-            said = [(role, _encodable(content)) for role, content in messages]
-            return self._chat_format.encode(said, add_generation_prompt)
+        if self._follows_template:
+            return self._chat_format.encode(
+                [_encodable_all(message) for message in messages],
+                add_generation_prompt,
+                _encodable_all(list(tools)) if tools else None,
+            )
         ids: list[int] = []
         written: list[bool] = []
-        for role, content in messages:
+        for role, content in (_as_pair(message) for message in messages):
             if role not in _ROLES:
                 raise UserError(f"{role!r} is not a role ({', '.join(_ROLES)})")
             text = self.encode(content)
@@ -376,6 +402,21 @@ def _complete(inner: AnyTokenizer, conventions: Conventions) -> bool:
                 "the vocabulary: put the files of one model together"
             )
     return bool(missing)
+
+
+def _as_pair(message: Turn) -> tuple[str, str]:
+    return (message["role"], message["content"]) if isinstance(message, Mapping) else message
+
+
+def _encodable_all(value: Any) -> Any:
+    """A JSON value (or a message) whose texts can all be encoded."""
+    if isinstance(value, str):
+        return _encodable(value)
+    if isinstance(value, Mapping):
+        return {_encodable(key): _encodable_all(each) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(_encodable_all, value))
+    return [_encodable_all(each) for each in value] if isinstance(value, list) else value
 
 
 def _encodable(text: str) -> str:

@@ -23,7 +23,7 @@ from yunque.train.alignment import (
     tell_too_long,
 )
 from yunque.train.distributed import first_makes
-from yunque.train.loop import Tell, autocast, run_loop
+from yunque.train.loop import Tell, autocast, fixed_threads, run_loop
 from yunque.train.loss import context_of
 from yunque.train.objectives.dpo import DirectPreference, DpoLoss
 from yunque.train.objectives.pairs import Pair, PairOrder
@@ -75,10 +75,14 @@ def train_dpo(
         model, objective, plan = writer_of(ready.model), ready.objective, alignment.plan(ready)
         pairs, held_out = objective.pairs, objective.held_out
         _put_reference(alignment, objective, model, plan)
+        alignment.run.note_preparation()
         run_loop(alignment.run.folder, model, objective, settings, plan, progress, tell)
         model.eval()
-        measured = {f"held_out_{name}": value for name, value in objective.held_out_figures(model).items()}
-        measured |= {"held_out_rows": len(held_out), **_divergence(alignment, model, held_out or pairs)}
+        with fixed_threads(plan.threads):
+            measured = {
+                f"held_out_{name}": value for name, value in objective.held_out_figures(model).items()
+            }
+            measured |= {"held_out_rows": len(held_out), **_divergence(alignment, model, held_out or pairs)}
         return alignment.keep(model, objective.order.rows_seen(data.ref, pairs, plan.steps), measured)
 
 
@@ -123,9 +127,13 @@ def train_reward(
             return done
         ready = _ready_for_reward(alignment, settings)
         model, objective, plan = ready.model, ready.objective, alignment.plan(ready)
+        alignment.run.note_preparation()
         run_loop(alignment.run.folder, model, objective, settings, plan, progress, tell)
         model.eval()
-        measured = {f"held_out_{name}": value for name, value in objective.held_out_figures(model).items()}
+        with fixed_threads(plan.threads):
+            measured = {
+                f"held_out_{name}": value for name, value in objective.held_out_figures(model).items()
+            }
         measured["held_out_rows"] = len(objective.held_out)
         seen = objective.order.rows_seen(data.ref, objective.pairs, plan.steps)
         return alignment.keep(model, seen, measured)
@@ -221,6 +229,7 @@ def _put_reference(
     frozen = model if alignment.settings.lora is None else None
     total = len(objective.pairs) + len(objective.held_out)
     with (
+        fixed_threads(plan.threads),
         reference_of(model, frozen) as reference,
         autocast(model, plan.precision),
         alignment.progress("Reading with the reference", total=total) as task,

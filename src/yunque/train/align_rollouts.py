@@ -22,7 +22,7 @@ from yunque.train.alignment import (
     plan_alignment,
     tell_too_long,
 )
-from yunque.train.loop import Tell, run_loop
+from yunque.train.loop import Tell, fixed_threads, run_loop
 from yunque.train.loss import context_of
 from yunque.train.objectives.grpo import GroupRelativePolicy, GrpoLoss
 from yunque.train.objectives.ppo import PpoLoss, ProximalPolicy
@@ -137,9 +137,11 @@ def _train(
         rollouts = objective.rollouts
         objective.restore({})  # the plan was measured with rollouts of its own
         rollouts.precision = plan.precision
+        alignment.run.note_preparation()
         run_loop(alignment.run.folder, model, objective, settings, plan, progress, tell)
         model.eval()
-        measured = _measured(alignment, model, reward, reference, measure or learn)
+        with fixed_threads(plan.threads):
+            measured = _measured(alignment, model, reward, reference, measure or learn)
         measured["measured_on"] = "held-out prompts" if measure else "training prompts"
         ids = [prompt.id for prompt in learn]
         return alignment.keep(model, rollouts.rows_seen(data.ref, ids, plan.steps), measured, reward.parents)

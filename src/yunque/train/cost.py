@@ -31,7 +31,8 @@ class Cost:
     """Wall `seconds`, seconds of cores at work (`cpu_seconds`), tokens read, floating point operations, watt-hours.
 
     Energy that was "measured" is all that the processors took meanwhile, for other programs too; "estimated" is
-    `cpu_seconds` times `watts_per_core`. Neither counts memory, disks, screen or a graphics card.
+    `cpu_seconds` times `watts_per_core`. Neither counts memory, disks, screen or a graphics card. `preparing_seconds`
+    are those of `seconds` that went by before the first step.
     """
 
     seconds: float
@@ -41,6 +42,7 @@ class Cost:
     energy_wh: float
     energy_method: EnergyMethod
     watts_per_core: float | None
+    preparing_seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -53,8 +55,10 @@ class Cost:
             if self.energy_method == "measured"
             else f"estimated: {self.cpu_seconds:,.1f} s of a core at {self.watts_per_core:g} W"
         )
+        before = self.preparing_seconds
+        of_it = f" ({before:,.1f} s of it before the first step)" if before else ""
         return (
-            f"{self.seconds:,.1f} s, {self.tokens:,} tokens, {self.flops / 1e12:.3g} TFLOP, "
+            f"{self.seconds:,.1f} s{of_it}, {self.tokens:,} tokens, {self.flops / 1e12:.3g} TFLOP, "
             f"{self.energy_wh:.3g} Wh ({how})"
         )
 
@@ -130,21 +134,27 @@ def watts_per_core() -> float:
     return watts
 
 
-def cost_of(last: Mapping[str, Any], plan: Mapping[str, Any]) -> Cost:
-    """The cost of a run from the last line of its log and its plan; raises UserError as `watts_per_core` does."""
+def cost_of(last: Mapping[str, Any], plan: Mapping[str, Any], preparation: Mapping[str, Any]) -> Cost:
+    """The cost of a run from the last line of its log, its plan, and what was spent before the first step (nothing is
+    known of it in a run of an earlier version); raises UserError as `watts_per_core` does."""
     # A log from before processor time was counted has wall time alone.
     cpu_seconds = float(last.get("cpu_seconds", last["seconds"] * plan["threads"]))
+    cpu_seconds += preparation.get("cpu_seconds", 0.0)
+    preparing = float(preparation.get("seconds", 0.0))
     method: EnergyMethod = "measured"
     watts, joules = None, last.get("joules")
+    if joules is not None and preparation:
+        joules = joules + preparation["joules"] if "joules" in preparation else None
     if joules is None:
         method, watts = "estimated", watts_per_core()
         joules = cpu_seconds * watts
     return Cost(
-        seconds=float(last["seconds"]),
+        seconds=round(float(last["seconds"]) + preparing, 3),
         cpu_seconds=cpu_seconds,
         tokens=int(last["tokens"]),
         flops=round(plan["flops"] / plan["tokens"] * last["tokens"]) if plan["tokens"] else 0,
         energy_wh=joules / _JOULES_PER_WH,
         energy_method=method,
         watts_per_core=watts,
+        preparing_seconds=preparing,
     )

@@ -70,7 +70,7 @@ def keep_files(
         figures: dict[str, Any] = {
             "parameters": run.record["plan"]["parameters"],
             "steps": last["step"],
-            **cost_of(last, run.record["plan"]).as_dict(),
+            **cost_of(last, run.record["plan"], run.record.get("preparation", {})).as_dict(),
             "loss": last["loss"],
             "rows_seen": len(seen),
         }

@@ -318,6 +318,7 @@ def tune(
         stopping = EarlyStopping(objective, settings.early_stopping) if settings.early_stopping else None
         # Dropout draws from torch's own generator, which the measurements of the plan have used.
         torch.manual_seed(settings.seed)
+        run.note_preparation()
         done = run_loop(run.folder, tuning.model, stopping or objective, settings, plan, progress, tell)
         measured: dict[str, Any] = {"left_out": tuning.left_out} if tuning.left_out else {}
         if stopping:

@@ -8,7 +8,7 @@ checkpoint holds all of them.
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -156,7 +156,7 @@ def _run_steps(
     position = load_checkpoint(checkpoints, model, optimizer, objective, tell)
     if position.step:
         tell(f"Going on from step {position.step} of {schedule.steps}.")
-    saved, saved_at, pause, stop = position.step, time.monotonic(), settings.checkpoint_seconds, False
+    stop = False
     model.train()
     with (
         told_when_out_of_memory(settings, schedule.as_dict(), _KEPT),
@@ -167,36 +167,21 @@ def _run_steps(
         progress("Training", total=schedule.steps) as task,
     ):
         task.advance(position.step)
-        begin = time.monotonic() - position.seconds
-        # What the run spent before counts once, in the first process.
-        meter = Meter(0.0 if rank() else position.cpu_seconds, position.joules)
-        recent = Speed(position)
+        spending, pace = _Spending(position), _CheckpointPace(settings)
         while not _over(position, objective, schedule) and not stop:
             done = train_step(model, optimizer, objective, settings.optimizer, schedule, position.step, team)
-            position.step += 1
-            position.tokens += int(done["tokens"])
-            position.seconds = time.monotonic() - begin
-            position.cpu_seconds, position.joules = added_up([meter.cpu_seconds])[0], meter.joules
-            line = {"step": position.step, **done, "tokens": position.tokens}
-            line |= {**recent.measure(position, schedule), "seconds": round(position.seconds, 3)}
-            line |= spent(position.cpu_seconds, position.joules)
+            line = spending.count(position, done, schedule)
             last = position.step == schedule.steps
             if last or position.step % settings.validate_every == 0:
                 line |= _validated(model, objective, schedule, position.step, team)
             position.log_bytes = log.write(line)
             task.advance(1, note=shown(line))
             # Every process has its own clock and its own Ctrl-C; what follows they do together.
-            stop, due = anywhere(interrupted(), time.monotonic() - saved_at >= pause)
-            if due or _over(position, objective, schedule) or position.step % settings.checkpoint_every == 0:
-                started = time.monotonic()
-                log.sync()
-                save_checkpoint(checkpoints, model, optimizer, position, objective)
-                saved, saved_at = position.step, time.monotonic()
-                pause = max(settings.checkpoint_seconds, (saved_at - started) / _CHECKPOINT_SHARE)
-        if not _over(position, objective, schedule):
-            log.sync()
-            if saved < position.step:
-                save_checkpoint(checkpoints, model, optimizer, position, objective)
+            stop, due = anywhere(interrupted(), pace.is_due(position.step))
+            if stop or due or _over(position, objective, schedule):
+                with pace.measured():
+                    log.sync()
+                    save_checkpoint(checkpoints, model, optimizer, position, objective)
     if not _over(position, objective, schedule):
         tell(
             f"Stopped after step {position.step} of {schedule.steps}, with a checkpoint: "
@@ -204,6 +189,47 @@ def _run_steps(
         )
         raise KeyboardInterrupt
     return position
+
+
+class _Spending:
+    """Counts what a run takes, on top of what it had taken before it was stopped."""
+
+    def __init__(self, position: Position) -> None:
+        self._begin = time.monotonic() - position.seconds
+        # What the run spent before counts once, in the first process.
+        self._meter = Meter(0.0 if rank() else position.cpu_seconds, position.joules)
+        self._recent = Speed(position)
+
+    def count(self, position: Position, done: Mapping[str, float], cost: TokenCost) -> dict[str, Any]:
+        """Put a step that was done into `position`; its line of the log."""
+        position.step += 1
+        position.tokens += int(done["tokens"])
+        position.seconds = time.monotonic() - self._begin
+        position.cpu_seconds, position.joules = added_up([self._meter.cpu_seconds])[0], self._meter.joules
+        line = {"step": position.step, **done, "tokens": position.tokens}
+        line |= {**self._recent.measure(position, cost), "seconds": round(position.seconds, 3)}
+        return line | spent(position.cpu_seconds, position.joules)
+
+
+class _CheckpointPace:
+    """When a checkpoint is to be written: every so many steps, and sooner where these take long."""
+
+    def __init__(self, settings: LoopSettings) -> None:
+        self._settings, self._pause = settings, settings.checkpoint_seconds
+        self._written_at = time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        """Whether one is due after so many steps."""
+        waited = time.monotonic() - self._written_at
+        return waited >= self._pause or step % self._settings.checkpoint_every == 0
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """The block writes one: where that takes long, the next one comes later."""
+        started = time.monotonic()
+        yield
+        self._written_at = time.monotonic()
+        self._pause = max(self._settings.checkpoint_seconds, (self._written_at - started) / _CHECKPOINT_SHARE)
 
 
 def _over(position: Position, objective: Objective, schedule: Schedule) -> bool:

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from yunque.configuration import Settings
 
-# Rows are sorted by length inside pools of this many batches: little padding, and still a new mixture each epoch.
+# Rows are sorted by length inside pools of this many batches.
 _POOL = 8
 
 
@@ -53,6 +53,26 @@ class MixtureSettings(Settings):
         return sum(count if self.cap is None else min(count, self.cap) for count in counts)
 
 
+def batches_by_length(
+    numbers: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    batch_size: int,
+    pool: int,
+    random: np.random.Generator,
+) -> list[npt.NDArray[np.int64]]:
+    """All `numbers` in batches whose items are about equally long, in a random order.
+
+    They are shuffled, and sorted by `lengths` inside pools of so many batches: little padding, and still a new
+    mixture each time.
+    """
+    order, batches = random.permutation(numbers), list[npt.NDArray[np.int64]]()
+    for start in range(0, len(order), batch_size * pool):
+        some = order[start : start + batch_size * pool]
+        some = some[np.argsort(lengths[some], kind="stable")]
+        batches += [some[first : first + batch_size] for first in range(0, len(some), batch_size)]
+    return [batches[int(place)] for place in random.permutation(len(batches))]
+
+
 class Batches:
     """The rows of each step: a function of the seed and the step only.
 
@@ -69,7 +89,7 @@ class Batches:
         seed: int,
         mixture: MixtureSettings | None = None,
     ) -> None:
-        self._lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self._lengths, self.batch_size, self.seed = np.array(lengths, dtype=np.int64), batch_size, seed
         law = mixture or MixtureSettings()
         rows: dict[Hashable, list[int]] = {}
         for number, task in enumerate(tasks):
@@ -100,16 +120,10 @@ class Batches:
         """The numbers of the rows of a step."""
         epoch, position = divmod(step, self.batches_per_epoch)
         if epoch != self._epoch:
+            rows = np.array(self.epoch(epoch), dtype=np.int64)
             random = np.random.default_rng([self.seed, epoch])
-            rows = self.epoch(epoch)
-            order = [rows[int(place)] for place in random.permutation(len(rows))]
-            batches = []
-            for start in range(0, len(order), pool := self.batch_size * _POOL):
-                by_length = sorted(order[start : start + pool], key=self._lengths.__getitem__)
-                batches += [
-                    by_length[i : i + self.batch_size] for i in range(0, len(by_length), self.batch_size)
-                ]
-            self._batches = [batches[int(place)] for place in random.permutation(len(batches))]
+            batches = batches_by_length(rows, self._lengths, self.batch_size, _POOL, random)
+            self._batches = [batch.tolist() for batch in batches]
             self._epoch = epoch
         return self._batches[position]
 

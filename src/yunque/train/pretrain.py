@@ -181,6 +181,7 @@ def pretrain(
         model = new_model(prepared.config, torch.Generator().manual_seed(settings.seed))
         # Dropout draws from torch's own generator, which the measurements of the plan have used.
         torch.manual_seed(settings.seed)
+        run.note_preparation()
         run_loop(run.folder, model, prepared.objective, settings, plan, progress, tell)
         return keep_files(
             workspace,

@@ -7,6 +7,7 @@ shapes the result, so the same command finds its run again and another configura
 import fcntl
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 
 from yunque.errors import UserError
 from yunque.processes import rank
-from yunque.train.distributed import first_makes
+from yunque.train.cost import Meter, spent
+from yunque.train.distributed import added_up, first_makes
 from yunque.workspace import Workspace, atomic_write
 from yunque.workspace.artifact import checked_name
 
@@ -25,6 +27,7 @@ class Run:
     def __init__(self, folder: Path, record: dict[str, Any]) -> None:
         self.folder = folder
         self.record = record
+        self._began, self._meter = time.monotonic(), Meter()
 
     @property
     def name(self) -> str:
@@ -37,6 +40,15 @@ class Run:
         if rank():
             return
         atomic_write(self.folder / "run.json", json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
+
+    def note_preparation(self) -> None:
+        """Keep what was spent until now, the first step being next. Getting there again after a stop does not count:
+        a run costs what it costs in one go."""
+        if "preparation" in self.record:
+            return
+        cpu_seconds = added_up([self._meter.cpu_seconds])[0]
+        seconds = round(time.monotonic() - self._began, 3)
+        self.keep(preparation={"seconds": seconds, **spent(cpu_seconds, self._meter.joules)})
 
 
 # Settings that change nothing of the result: when checkpoints are written, and who else is shown the log. All others

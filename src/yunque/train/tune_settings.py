@@ -16,7 +16,7 @@ from yunque.train.settings import LoopSettings, OptimizerSettings
 PROTECTED: Mapping[str, Any] = {
     "replay": 2,
     "replay_weight": 0.0,
-    "kl": {"replayed": 1.0},
+    "kl": {"replayed": 0.25},
     "replay_tasks": True,
     "own_text": 20_000,
 }

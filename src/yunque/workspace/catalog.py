@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_SCHEMA = """
+from yunque.errors import UserError
+
+# Each step takes a catalog from the version of its place in the list to the next, once. What the first makes may be
+# there already: catalogs were made before they had a version.
+_STEPS = (
+    """
 CREATE TABLE IF NOT EXISTS artifacts (
     kind TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL,
     hash TEXT NOT NULL, config TEXT NOT NULL, figures TEXT NOT NULL,
@@ -35,7 +40,22 @@ CREATE TABLE IF NOT EXISTS api_keys (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, hash TEXT NOT NULL, created TEXT NOT NULL, revoked TEXT
 );
 CREATE TABLE IF NOT EXISTS audit_head (id INTEGER PRIMARY KEY CHECK (id = 1), seq INTEGER, hash TEXT);
-"""
+""",
+    """
+ALTER TABLE api_keys ADD COLUMN scopes TEXT NOT NULL DEFAULT 'models generate embeddings tokenize';
+ALTER TABLE api_keys ADD COLUMN models TEXT NOT NULL DEFAULT '';
+ALTER TABLE api_keys ADD COLUMN requests_a_minute INTEGER;
+ALTER TABLE api_keys ADD COLUMN tokens_a_minute INTEGER;
+ALTER TABLE api_keys ADD COLUMN tokens_a_day INTEGER;
+ALTER TABLE api_keys ADD COLUMN expires TEXT;
+ALTER TABLE api_keys ADD COLUMN last_used TEXT;
+CREATE TABLE key_usage (
+    key TEXT NOT NULL, day TEXT NOT NULL, requests INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+    PRIMARY KEY (key, day), FOREIGN KEY (key) REFERENCES api_keys
+);
+""",
+)
 
 
 class Catalog:
@@ -55,7 +75,7 @@ class Catalog:
             kept.execute("PRAGMA synchronous = FULL")
             kept.execute("PRAGMA secure_delete = ON")
             kept.execute("PRAGMA foreign_keys = ON")
-            kept.executescript(_SCHEMA)
+            _bring_up_to_date(kept, self.path)
             self._local.connection = kept
         return kept
 
@@ -77,3 +97,27 @@ class Catalog:
         if kept is not None:
             kept.close()
             self._local.connection = None
+
+
+def _bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables, or change those that an earlier Yunque made; raises UserError for a later one's."""
+    if _version(connection) == len(_STEPS):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Another process may have done it in the meantime.
+        found = _version(connection)
+        if found > len(_STEPS):
+            raise UserError(f"{path}: was made by a newer Yunque than this one; update this one to use it")
+        for step in _STEPS[found:]:
+            for statement in step.split(";"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(_STEPS)}")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])

@@ -134,7 +134,7 @@ class Falcon(Decoder):
             shared.bias = alibi(shared.key_positions(), num_heads) * head_dim**-0.5
         else:
             context = self.config.max_position_embeddings
-            shared.angles = rotary_angles(shared.positions_BT, self.rope, head_dim, context)
+            shared.angles = rotary_angles(shared.positions_BT, self.rope, head_dim, context, shared.lengths)
 
 
 @dataclass(frozen=True)

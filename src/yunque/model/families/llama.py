@@ -117,7 +117,7 @@ class Llama(Decoder):
     def prepare(self, shared: Pass) -> None:
         """Work out the angles of this pass."""
         head_dim, context = self.config.heads[2], self.config.max_position_embeddings
-        shared.angles = rotary_angles(shared.positions_BT, self.rope, head_dim, context)
+        shared.angles = rotary_angles(shared.positions_BT, self.rope, head_dim, context, shared.lengths)
 
 
 WEIGHT_MAP = (

@@ -180,19 +180,17 @@ class T5Stack(Stack):
 
     def forward(self, x_BTD: Tensor, shared: Pass) -> Tensor:
         """[B, T, D] from [B, T, D]."""
-        shared.bias = self.bias(shared.start, shared.length)
+        shared.bias = self.bias(shared.places(), shared.seen)
         return super().forward(x_BTD, shared)
 
-    def bias(self, start: int, length: int) -> Tensor:
-        """[1, N, T, S]: what the distance from each of `length` positions after `start` to each seen one adds."""
-        device = self.positions.weight.device
-        queries_T1 = torch.arange(start, start + length, device=device)[:, None]
-        keys_1S = torch.arange(start + length, device=device)[None]
-        buckets_TS = distance_buckets(
-            keys_1S - queries_T1, len(self.positions.weight), self.max_distance, self.both_ways
+    def bias(self, places_BT: Tensor, seen: int) -> Tensor:
+        """[B, N, T, S]: what the distance from each of these positions to each of the `seen` ones adds."""
+        keys_11S = torch.arange(seen, device=places_BT.device)[None, None]
+        buckets_BTS = distance_buckets(
+            keys_11S - places_BT[:, :, None], len(self.positions.weight), self.max_distance, self.both_ways
         )
-        bias_TSN: Tensor = self.positions(buckets_TS)
-        return bias_TSN.permute(2, 0, 1)[None]
+        bias_BTSN: Tensor = self.positions(buckets_BTS)
+        return bias_BTSN.permute(0, 3, 1, 2)
 
 
 class T5(TransformerEncoderDecoder):

@@ -20,6 +20,7 @@ from yunque.tokenizer import Tokenizer
 from yunque.train.corpus import RowKey
 from yunque.train.corruption import CorruptionSettings, Ids, add_sentinels, corrupt, noise_mask
 from yunque.train.loss import token_losses
+from yunque.train.mixture import batches_by_length
 from yunque.train.objective import Part, PartLoss, in_parts
 from yunque.train.objectives.written import answer_vectors
 from yunque.train.workload import Workload
@@ -27,7 +28,7 @@ from yunque.train.workload import Workload
 Documents = Sequence[Sequence[int] | npt.NDArray[np.int32]]
 """Texts as ids."""
 
-# Pieces are sorted by length inside pools of this many batches: little padding, and still a new mixture each epoch.
+# Pieces are sorted by length inside pools of this many batches.
 _POOL = 32
 # So many batches tell how much a step reads.
 _COUNTED = 256
@@ -126,14 +127,9 @@ class Pieces:
         """The epoch of a step, and the pieces that it reads: about equally long; the last of an epoch may be few."""
         epoch, position = divmod(step, self.batches_per_epoch)
         if epoch != self._epoch:
+            every = np.arange(len(self._places), dtype=np.int64)
             random = np.random.default_rng([self.seed, epoch])
-            order, size = random.permutation(len(self._places)), self.batch_size
-            batches = []
-            for start in range(0, len(order), size * _POOL):
-                pool = order[start : start + size * _POOL]
-                pool = pool[np.argsort(self.lengths[pool], kind="stable")]
-                batches += [pool[first : first + size] for first in range(0, len(pool), size)]
-            self._batches = [batches[int(number)] for number in random.permutation(len(batches))]
+            self._batches = batches_by_length(every, self.lengths, self.batch_size, _POOL, random)
             self._epoch = epoch
         return epoch, self._batches[position].tolist()
 

@@ -1,0 +1,49 @@
+"""A model as an app of the server asks it: the one that is open for everybody, for as long as it answers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+
+from yunque.generate.config import GenerationConfig
+from yunque.llm import Chunk, Completion, LanguageModel, Message, Prompt, Usage
+from yunque.server.account import account
+
+
+class LentModel:
+    """The model that `use()` opens. Its answer ends early where nobody waits for it any more (ApiError)."""
+
+    local = True
+
+    def __init__(self, name: str, use: Callable[[], AbstractContextManager[LanguageModel]]) -> None:
+        self.name = name
+        self._use = use
+
+    def chat(self, messages: Sequence[Message], config: GenerationConfig) -> Completion:
+        """Answer a conversation."""
+        return self._whole(self.stream_chat(messages, config))
+
+    def stream_chat(self, messages: Sequence[Message], config: GenerationConfig) -> Iterator[Chunk]:
+        """Answer a conversation piece by piece."""
+        with self._use() as model:
+            yield from _while_wanted(model.stream_chat(messages, config))
+
+    def complete(self, prompt: Prompt, config: GenerationConfig) -> Completion:
+        """Go on with a text."""
+        return self._whole(self.stream_complete(prompt, config))
+
+    def stream_complete(self, prompt: Prompt, config: GenerationConfig) -> Iterator[Chunk]:
+        """Go on with a text piece by piece."""
+        with self._use() as model:
+            yield from _while_wanted(model.stream_complete(prompt, config))
+
+    def _whole(self, chunks: Iterator[Chunk]) -> Completion:
+        texts, last = list[str](), Chunk("")
+        for last in chunks:
+            texts.append(last.text)
+        usage = last.usage or Usage(0, 0)
+        return Completion("".join(texts), last.model or self.name, last.finish_reason or "stop", usage)
+
+
+def _while_wanted(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    for chunk in chunks:
+        account().check()
+        yield chunk

@@ -1,0 +1,88 @@
+"""An app's model is the one that everybody uses: opened once, under the same limit of memory."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from yunque.apps.definition import add_app
+from yunque.errors import UserError
+from yunque.generate.config import GenerationConfig
+from yunque.llm import Message, ModelUnavailable
+from yunque.llm.local import LocalModel
+from yunque.server.account import Account, answering
+from yunque.server.errors import ApiError
+from yunque.server.served import Served
+from yunque.workspace import Artifact, Workspace
+
+APP = {
+    "name": "writer",
+    "languages": ["es"],
+    "model": "mini",
+    "prompt": {"user": {"es": "{{ question }}"}},
+    "generation": {"max_new_tokens": 4},
+    "guards": [{"check": "personal_data", "stages": ["input"]}],
+}
+QUESTION: Any = [{"role": "user", "content": "¿Qué tal?"}]
+
+
+@pytest.fixture
+def with_app(tmp_path: Path, workspace: Workspace, put_tiny_model: Callable[..., Artifact]) -> Workspace:
+    put_tiny_model(workspace)
+    file = tmp_path / "writer.yaml"
+    file.write_text(yaml.safe_dump(APP, allow_unicode=True))
+    add_app(workspace, file)
+    return workspace
+
+
+def test_an_app_and_its_model_are_opened_once_for_all(
+    with_app: Workspace, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    real = LocalModel.open.__func__  # type: ignore[attr-defined]
+
+    def counting(cls: type[LocalModel], workspace: Workspace, ref: str, *others: Any) -> LocalModel:
+        opened.append(ref)
+        return real(cls, workspace, ref, *others)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(LocalModel, "open", classmethod(counting))
+    running = start(with_app)
+    client = running.client()
+    for name in ("app/writer", "mini", "app/writer", "mini"):
+        answer = client.chat.completions.create(model=name, messages=QUESTION, max_tokens=4)
+        assert 1 <= answer.usage.completion_tokens <= 4
+    assert opened == ["model/mini@1"]
+    figures = httpx.get(running.root + "/metrics").text
+    assert 'yunque_model_bytes{model="app/writer@1"} 0.0' in figures
+    assert "yunque_models_loaded 2.0" in figures
+
+
+def test_the_answer_of_a_lent_model_is_the_models_own_and_ends_when_nobody_waits(with_app: Workspace) -> None:
+    served = Served(with_app)
+    lent, config = served._lent("mini"), GenerationConfig(max_new_tokens=6)
+    own = LocalModel.open(with_app, "mini")
+    asked = [Message("user", "¿Qué tal?")]
+    assert lent.chat(asked, config) == own.chat(asked, config)
+    assert lent.complete("Cada", config) == own.complete("Cada", config)
+    account = Account()
+    with answering(account):
+        pieces = lent.stream_complete("Cada", config)
+        next(pieces)
+        account.gone = True
+        with pytest.raises(ApiError, match="went away"):
+            next(pieces)
+    assert served.loading.drop("model/mini@1")  # nobody holds it any more
+
+
+def test_a_model_that_is_not_there_or_elsewhere_is_told(with_app: Workspace) -> None:
+    served = Served(with_app)
+    with pytest.raises(UserError, match="nothing"):
+        served._lent("nothing")
+    with pytest.raises(UserError, match="writes no text"):
+        served._lent("app/writer").complete("a", GenerationConfig())
+    away = served._lent("http://127.0.0.1:9/v1#x")
+    with pytest.raises(ModelUnavailable):
+        away.complete("a", GenerationConfig())
