@@ -133,3 +133,11 @@ def test_time_to_loss_trains_what_it_measures(load, tmp_path, monkeypatch) -> No
     assert losses[1] < losses[0]
     monkeypatch.undo()
     assert race.turned(409_600, 16) == 100
+
+
+def test_the_first_token_is_measured_alone_and_among_others(load, monkeypatch, capsys) -> None:
+    arguments = ["first_token.py", "--quick", "--rounds", "2", "--threads", "1", "--prompt", "40"]
+    monkeypatch.setattr("sys.argv", arguments)
+    load("first_token").main()
+    told = capsys.readouterr().out
+    assert "while 15 are written" in told and "the last" in told

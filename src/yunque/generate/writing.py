@@ -114,13 +114,17 @@ class Writing:
             text, reason = self._text.finish(), "stop"
         else:
             text = self._text.feed(self._tokenizer.token_bytes(token))
-            whole = last and self._grammar is not None and self._grammar.finished
+            whole = last and self._grammar is not None and self._is_whole(self._grammar)
             if whole or not self._left:
                 text += self._text.finish()
             if whole or self._text.stopped:
                 reason = "stop"
         self._emit(Step(text, token, reason, self._index, False, chosen.scored, chosen.likeliest))
         return reason is not None
+
+    def _is_whole(self, grammar: Grammar) -> bool:
+        """Whether the form is full, so that no end token is waited for."""
+        return grammar.finished or (not self._left and grammar.whole)
 
     def _next(self) -> Next:
         """What is read next: the last token, and what is proposed behind it."""
