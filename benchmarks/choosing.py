@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from yunque.generate.config import GenerationConfig
-from yunque.generate.sampler import Sampler, choose_likeliest
+from yunque.generate.sampler import Sampler
 
 WAYS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
@@ -46,7 +46,7 @@ def timed(work: Callable[[int], object], rounds: int) -> tuple[float, float]:
 
 
 def measure(vocabulary: int, rounds: int, width: float) -> dict[str, tuple[float, float]]:
-    """The times of each way; the last is one of 16 greedy rows that are chosen together."""
+    """The times of each way."""
     rows_BV = torch.randn(16, vocabulary, generator=torch.Generator().manual_seed(0)) * width
     never, prompt = torch.arange(5), [token % vocabulary for token in range(0, 7000, 7)]
     found = {}
@@ -54,9 +54,7 @@ def measure(vocabulary: int, rounds: int, width: float) -> dict[str, tuple[float
         config = GenerationConfig(**{"temperature": 0.8, "seed": 1, **fields})
         sampler = Sampler(config, prompt, vocabulary, never)
         found[name] = timed(lambda number, sampler=sampler: sampler.choose(rows_BV[number % 16]), rounds)
-    plain = [Sampler(GenerationConfig(), prompt, vocabulary, never) for _ in rows_BV]
-    median, least = timed(lambda _: choose_likeliest(rows_BV, plain), max(10, rounds // 16))
-    return {**found, "greedy, each of 16 together": (median / 16, least / 16)}
+    return found
 
 
 def main() -> None:

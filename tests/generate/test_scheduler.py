@@ -13,7 +13,7 @@ from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig
 from yunque.generate.runner import NoRoom, Text, Work
 from yunque.generate.sampler import Sampler
-from yunque.generate.scheduler import DeadlinePassed, Job, Scheduler
+from yunque.generate.scheduler import Job, Scheduler
 from yunque.generate.speculation import Proposal
 from yunque.generate.step import Step
 from yunque.generate.steps import Steps, best_of
@@ -198,13 +198,38 @@ def test_who_finds_no_room_waits_its_turn(tokenizer) -> None:
     assert runner.open_texts == 0
 
 
-def test_a_deadline_ends_a_request_wherever_it_is(scheduler, tokenizer) -> None:
+def test_a_request_that_nobody_wants_any_more_ends_wherever_it_is(scheduler, runner, tokenizer) -> None:
     endless = GREEDY.model_copy(update={"max_new_tokens": 10**6})
-    with pytest.raises(DeadlinePassed):
-        list(begun(scheduler, tokenizer, [9], endless, deadline=time.monotonic() + 0.05))
-    with pytest.raises(DeadlinePassed):
-        list(begun(scheduler, tokenizer, [9], GREEDY, deadline=time.monotonic() - 1))
-    assert len(list(begun(scheduler, tokenizer, [9], GREEDY, deadline=time.monotonic() + 60))) == 12
+    until = time.monotonic() + 0.05
+    steps = list(begun(scheduler, tokenizer, [9], endless, wanted=lambda: time.monotonic() < until))
+    assert 0 < len(steps) < 10**6 and steps[-1].finish_reason is None
+    calls = len(runner.calls)
+    assert list(begun(scheduler, tokenizer, [9], GREEDY, wanted=lambda: False)) == []
+    assert len(runner.calls) == calls
+    assert len(list(begun(scheduler, tokenizer, [9], GREEDY, wanted=lambda: True))) == 12
+
+
+def test_whoever_waits_is_told_of_any_failure_of_the_scheduler(
+    scheduler, runner, tokenizer, monkeypatch
+) -> None:
+    def broken(*_) -> None:
+        monkeypatch.undo()
+        raise ValueError("a fault of ours")
+
+    for owner, part, n in ((Remembered, "fork", 2), (scheduler, "_step", 1)):
+        monkeypatch.setattr(owner, part, broken)
+        with pytest.raises(ValueError, match="a fault of ours"):
+            list(begun(scheduler, tokenizer, [9], GREEDY.model_copy(update={"n": n})))
+        assert len(list(begun(scheduler, tokenizer, [9], GREEDY))) == 12
+        assert runner.open_texts == 0
+
+
+def test_tokens_of_texts_that_are_not_returned_are_counted(scheduler, tokenizer) -> None:
+    config = GenerationConfig(
+        max_new_tokens=6, temperature=1.5, seed=1, n=2, best_of=5, logprobs=0, ignore_end=True
+    )
+    steps = list(best_of(begun(scheduler, tokenizer, [9], config), config))
+    assert len(steps) == 12 and sum(step.unseen for step in steps) == 18
 
 
 def test_several_texts_of_a_request_part_after_the_prompt(scheduler, runner, tokenizer) -> None:

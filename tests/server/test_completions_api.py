@@ -11,7 +11,10 @@ import pytest
 from yunque.generate.config import GenerationConfig
 from yunque.llm import open_model
 from yunque.llm.local import LocalModel
+from yunque.server.served import Settings
+from yunque.server.served_model import ServedModel
 from yunque.workspace import Artifact, Workspace
+from yunque.workspace.api_keys import Terms, create_api_key, key_usage
 
 TEXT = "Cada pasajero puede llevar una maleta. ¿Sí?"
 
@@ -191,3 +194,78 @@ def test_the_log_has_every_prompt_of_a_request(ask: Any, workspace: Workspace, m
     ask(prompt=[model.tokenizer.encode_prompt("Cada maleta"), model.tokenizer.encode_prompt("Each bag")])
     calls = read_calls(workspace.catalog.connection())
     assert {call.question for call in calls} == {"Cada maleta", "Each bag"}
+
+
+@pytest.mark.usefixtures("running")
+def test_of_many_prompts_some_are_begun_and_all_are_answered(
+    ask: Any, model: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, most = [0], [0]
+    real = LocalModel.stream_complete
+
+    def counting(self: LocalModel, *given: Any) -> Any:
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
+        chunks = real(self, *given)
+
+        def counted() -> Any:
+            yield from chunks
+            under_way[0] -= 1
+
+        return counted()
+
+    monkeypatch.setattr(LocalModel, "stream_complete", counting)
+    prompts = [model.tokenizer.encode_prompt(f"Cada {number}") for number in range(40)]
+    together = ask(prompt=prompts, max_tokens=3)
+    assert most == [16] and under_way == [0]
+    assert [choice.index for choice in together.choices] == list(range(40))
+    alone = ask(prompt=prompts[39], max_tokens=3)
+    assert together.choices[39].text == alone.choices[0].text
+    assert together.usage.prompt_tokens == sum(map(len, prompts))
+    # What does not fit is told before anything is written, wherever it stands.
+    most[0] = 0
+    with pytest.raises(openai.BadRequestError, match="context"):
+        ask(prompt=[*prompts, prompts[0] * 100], max_tokens=3)
+    assert most == [0]
+
+
+def test_candidates_that_are_not_given_are_counted(ask: Any, workspace: Workspace) -> None:
+    from yunque.workspace import read_calls
+
+    asked = {"prompt": "Cada", "temperature": 1, "max_tokens": 5, "extra_body": {"ignore_eos": True}}
+    assert ask(**asked, n=2, best_of=4).usage.completion_tokens == 20
+    assert ask(**asked, n=2).usage.completion_tokens == 10
+    assert {call.completion_tokens for call in read_calls(workspace.catalog.connection())} == {20, 10}
+
+
+@pytest.mark.usefixtures("model")
+def test_the_budget_pays_for_every_candidate(workspace: Workspace, start: Callable[..., Any]) -> None:
+    with workspace.catalog.transaction() as connection:
+        key, secret = create_api_key(connection, "k", Terms(tokens_a_day=1000))
+    client = start(workspace, keys_required=True).client(secret)
+    asked: Any = {"model": "mini", "prompt": "Cada", "max_tokens": 5, "extra_body": {"ignore_eos": True}}
+    usage = client.completions.create(**asked, temperature=1, best_of=6).usage
+    assert usage.completion_tokens == 30
+    assert key_usage(workspace.catalog.connection(), key.id).tokens == usage.total_tokens
+
+
+def test_a_prompt_that_is_cut_counts_as_it_is_read(ask: Any, model: LocalModel) -> None:
+    long = model.tokenizer.encode_prompt("maleta " * 200)
+    assert ask(prompt=long, max_tokens=6, extra_body={"truncate": True}).usage.prompt_tokens == 122
+    with pytest.raises(openai.BadRequestError, match=f"the prompt has {len(long)} tokens") as caught:
+        ask(prompt=long, max_tokens=500, extra_body={"truncate": True})
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_an_answer_that_broke_off_is_logged_with_what_it_took(
+    workspace: Workspace, model: LocalModel
+) -> None:
+    from yunque.workspace import read_calls
+
+    settings = Settings(GenerationConfig(max_new_tokens=20, ignore_end=True), length_asked=True)
+    pieces = ServedModel(workspace, "model/mini@1", model).complete("Cada", settings)
+    for _ in range(3):
+        next(pieces)
+    pieces.close()  # type: ignore[attr-defined]
+    (call,) = read_calls(workspace.catalog.connection())
+    assert (call.prompt_tokens, call.completion_tokens) == (len(model.tokenizer.encode_prompt("Cada")), 3)

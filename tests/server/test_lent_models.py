@@ -1,5 +1,6 @@
 """An app's model is the one that everybody uses: opened once, under the same limit of memory."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,34 @@ def test_the_answer_of_a_lent_model_is_the_models_own_and_ends_when_nobody_waits
         with pytest.raises(ApiError, match="went away"):
             next(pieces)
     assert served.loading.drop("model/mini@1")  # nobody holds it any more
+
+
+def test_a_lent_model_is_asked_whether_it_is_wanted_and_ends_when_it_is_closed(with_app: Workspace) -> None:
+    served = Served(with_app)
+    lent, config = served._lent("mini"), GenerationConfig(max_new_tokens=60, ignore_end=True)
+    with served._model("model/mini@1") as own:
+        assert isinstance(own, LocalModel)
+        for ask in (lent.stream_complete, lambda *more: lent.stream_chat([Message("user", "¿?")], more[1])):
+            for leave in ("close", "gone"):
+                account = Account()
+                with answering(account):
+                    pieces = ask("Cada", config)
+                    next(pieces)
+                    assert own.engine.load.running == 1
+                    if leave == "close":
+                        pieces.close()  # type: ignore[attr-defined]
+                    else:
+                        account.gone = True  # nobody takes another piece: the engine itself asks
+                    deadline = time.monotonic() + 5
+                    while own.engine.load.running and time.monotonic() < deadline:
+                        time.sleep(0.005)
+                    assert own.engine.load.running == 0
+                    assert leave == "close" or len(list(_taken(pieces))) < 59
+
+
+def _taken(pieces: Any) -> Any:
+    with pytest.raises(ApiError, match="went away"):
+        yield from pieces
 
 
 def test_a_model_that_is_not_there_or_elsewhere_is_told(with_app: Workspace) -> None:

@@ -3,7 +3,9 @@
 import base64
 import json
 import struct
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -13,9 +15,11 @@ import torch
 from plain_engine import plain
 
 import yunque.server.served
+from yunque.generate.scheduler import Unwanted
 from yunque.llm import open_model
 from yunque.llm.local import LocalModel
 from yunque.workspace import Artifact, Workspace
+from yunque.workspace.api_keys import Terms, create_api_key, key_usage
 
 
 @pytest.fixture
@@ -67,6 +71,52 @@ def test_vectors_in_base64_and_of_tokens_and_cut_short_are_the_same(running: Any
     ):
         with pytest.raises(openai.BadRequestError, match=words):
             client.embeddings.create(**{"model": "mini", "input": "Cada", **wrong})
+
+
+def test_vectors_are_made_in_turns_and_only_while_they_are_wanted(
+    running: Any, model: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[int] = []
+    alone = model.engine.alone
+
+    @contextmanager
+    def counting() -> Iterator[Any]:
+        turns.append(1)
+        with alone() as network:
+            yield network
+
+    monkeypatch.setattr(model.engine, "alone", counting)
+    texts = [model.tokenizer.encode_prompt("Cada pasajero " * 4) for _ in range(200)]
+    made = model.embed(texts)
+    assert len(turns) > 5 and made.vectors[0] == pytest.approx(model.embed(texts[:1]).vectors[0], abs=1e-5)
+    turns.clear()
+    with pytest.raises(Unwanted):
+        model.embed(texts, lambda: len(turns) < 2)
+    assert len(turns) == 2
+    # A client that goes away ends it; the control: one that stays gets all.
+    turns.clear()
+    everything = len(running.client().embeddings.create(model="mini", input=texts).data)
+    whole = len(turns)
+    turns.clear()
+    monkeypatch.setattr("yunque.llm.embedding._PAUSE_SECONDS", 0.1)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{running.url}/embeddings", json={"model": "mini", "input": texts}, timeout=0.25)
+    time.sleep(1.0)
+    assert everything == 200 and 0 < len(turns) <= min(5, whole - 1)
+
+
+def test_vectors_are_paid_for_before_they_are_made(
+    model: LocalModel, workspace: Workspace, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(yunque.server.served, "open_model", lambda *_: model)
+    with workspace.catalog.transaction() as connection:
+        key, secret = create_api_key(connection, "k", Terms(tokens_a_day=20))
+    client = start(workspace, keys_required=True).client(secret)
+    count = client.embeddings.create(model="mini", input="Cada").usage.prompt_tokens
+    assert key_usage(workspace.catalog.connection(), key.id).tokens == count < 20
+    with pytest.raises(openai.RateLimitError, match="are left"):
+        client.embeddings.create(model="mini", input=["Cada pasajero puede llevar"] * 10)
+    assert key_usage(workspace.catalog.connection(), key.id).tokens == count
 
 
 def test_an_encoder_gives_its_own_vectors_and_writes_nothing(

@@ -169,11 +169,11 @@ def test_every_request_has_an_id_and_one_line_in_the_log(
     assert re.fullmatch(
         rf"POST /v1/completions 200 \d+ ms {ids[0]} key [0-9a-f]{{8}} 4\+2 tokens", told[ids[0]]
     )
-    assert re.fullmatch(rf"POST \(unknown path\) 401 \d+ ms {ids[1]}", told[ids[1]])
+    assert re.fullmatch(rf"POST /v1/completions 401 \d+ ms {ids[1]}", told[ids[1]])
     assert told[ids[2]].startswith("POST /v1/completions 500 ") and told[ids[2]].endswith("1+1 tokens")
     assert told[ids[3]].startswith("GET (unknown path) 404 ")
-    assert told[ids[4]].startswith("POST (unknown path) 429 ")
-    assert told[ids[5]].startswith("other (unknown path) 401 ")
+    assert told[ids[4]].startswith("POST /v1/completions 429 ")
+    assert told[ids[5]].startswith("other /v1/models 401 ")
     assert lines[2].startswith(f"{ids[2]} internal error: RuntimeError at ")
     everything = "\n".join(lines).lower()
     assert not any(secret in everything for secret in ("ana", "garc", "12345678z", "127.0.0.1", key.lower()))

@@ -3,12 +3,17 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from yunque.cli.show import JSON_OPTION, emit
 from yunque.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from yunque.generate.step import Step
 
 
 def generate(
@@ -70,18 +75,26 @@ def generate(
         format=_format(json_schema, regex, choice),
         truncate=truncate,
     )
-    if prompt is None:
-        if sys.stdin.isatty():
-            raise UserError("give the prompt as an argument, or on standard input")
-        prompt = sys.stdin.read()
+    text = _prompt() if prompt is None else prompt
     engine = Engine.open(Workspace.open(), model, draft)
     if chat:
-        prompt_ids = encode_prompt(engine.tokenizer, engine.model, [("user", prompt)])
+        ids = encode_prompt(engine.tokenizer, engine.model, [("user", text)])
     else:
-        prompt_ids = engine.tokenizer.encode_prompt(prompt)
+        ids = engine.tokenizer.encode_prompt(text)
+    _write(engine.name, engine.stream(ids, config), len(ids), as_json)
+
+
+def _prompt() -> str:
+    if sys.stdin.isatty():
+        raise UserError("give the prompt as an argument, or on standard input")
+    return sys.stdin.read()
+
+
+def _write(model: str, steps: "Iterator[Step]", prompt_tokens: int, as_json: bool) -> None:
+    """Show the text as it comes, or everything as JSON at the end."""
     pieces: list[str] = []
     tokens, finish_reason = 0, None
-    for step in engine.stream(prompt_ids, config):
+    for step in steps:
         tokens, finish_reason = tokens + 1, step.finish_reason
         pieces.append(step.text)
         if not as_json:
@@ -89,10 +102,10 @@ def generate(
             sys.stdout.flush()
     emit(
         {
-            "model": engine.name,
+            "model": model,
             "text": "".join(pieces),
             "finish_reason": finish_reason,
-            "prompt_tokens": len(prompt_ids),
+            "prompt_tokens": prompt_tokens,
             "completion_tokens": tokens,
         },
         as_json,

@@ -28,6 +28,7 @@ from yunque.generate.steps import Steps, best_of
 from yunque.generate.text_stream import TextStream
 from yunque.generate.writing import Scoring, Writing
 from yunque.model import EncoderDecoder, LanguageModel
+from yunque.model.decoder import Decoder
 from yunque.model.formats.files import Files
 from yunque.tokenizer import Tokenizer
 from yunque.workspace import Workspace
@@ -76,8 +77,8 @@ class Engine:
         self._never = torch.tensor([*marks, *spare], dtype=torch.int64)
         self._draft = draft
         self._most_bytes = most_bytes
-        if isinstance(draft, Engine) and not _alike(draft.tokenizer, tokenizer):
-            raise UserError(f"{draft.name} proposes nothing for {name}: their vocabularies differ")
+        if isinstance(draft, Engine):
+            _check_draft(draft, tokenizer, name)
         self._opening = threading.Lock()
         self._opened: tuple[AnyRunner, Scheduler] | None = None
 
@@ -100,27 +101,25 @@ class Engine:
         prompt_ids: Sequence[int],
         config: GenerationConfig,
         adapter: str | None = None,
-        deadline: float | None = None,
         wanted: Callable[[], bool] | None = None,
     ) -> Iterator[Step]:
         """Go on after the prompt, one Step for each token; an empty prompt is the beginning of a document.
 
         Generation begins at the call, and ends within one step when the iterator is closed. `adapter` is one that
-        was loaded; `deadline` is a time of `time.monotonic`, after which DeadlinePassed is raised. `wanted` is asked
-        before each step, and where it says no there are no more. Raises UserError, at the call and not at the first
-        step, when prompt and answer do not fit in the context.
+        was loaded. `wanted` is asked before each step, and where it says no there are no more. Raises UserError, at
+        the call and not at the first step, when prompt and answer do not fit in the context.
         """
         tokenizer = self.tokenizer
         prompt = list(prompt_ids) or [tokenizer.end_id if tokenizer.bos_id is None else tokenizer.bos_id]
         if config.truncate:
-            prompt = self._cut(prompt, config.max_new_tokens)
+            prompt = self.cut(prompt, config.max_new_tokens)
         self._check_room(len(prompt), config.max_new_tokens)
         self._check_tokens(prompt)
         if config.num_beams > 1:
             return self._searched(prompt, config)
         if config.echo and isinstance(self.model, EncoderDecoder):
             raise UserError(f"echo: {self.name} is an encoder-decoder, which gives no scores to its source")
-        return self._begun(config, Job(prompt, [], config.max_new_tokens, [], adapter, deadline, wanted))
+        return self._begun(config, Job(prompt, [], config.max_new_tokens, [], adapter, wanted))
 
     def _begun(self, config: GenerationConfig, job: Job) -> Iterator[Step]:
         prompt = job.prompt
@@ -158,7 +157,8 @@ class Engine:
 
     def _proposer(self, config: GenerationConfig) -> Draft | None:
         if isinstance(self._draft, Engine):
-            return ModelDraft(self._draft._ready()[0], config.max_new_tokens)
+            draft = self._draft
+            return ModelDraft(draft._ready()[0], config.max_new_tokens, draft.context, draft._turn)
         return PromptLookup() if self._draft == "lookup" else None
 
     def _ready(self) -> tuple[AnyRunner, Scheduler]:
@@ -272,7 +272,10 @@ class Engine:
         return sum(part.nbytes for part in (*self.model.parameters(), *self.model.buffers()))
 
     def close(self) -> None:
-        """End every request, and wait until nothing is computed any more. A closed engine takes no other call."""
+        """End every request, and wait for the step under way. A closed engine takes no other call.
+
+        A beam search goes on to its end.
+        """
         if self._opened:
             self._opened[1].close()
 
@@ -282,7 +285,7 @@ class Engine:
             return self.context if prompt <= self.context else 0
         return self.context - prompt
 
-    def _cut(self, prompt: list[int], fresh: int) -> list[int]:
+    def cut(self, prompt: list[int], fresh: int) -> list[int]:
         """The end of a prompt that fits with so many tokens behind it, one token at least."""
         fits = self.context if isinstance(self.model, EncoderDecoder) else self.context - fresh
         return prompt[-max(1, fits) :]
@@ -312,6 +315,14 @@ class Engine:
                 f"the prompt has {prompt} tokens and {fresh} more were asked for, but the context of {self.name} is "
                 f"{self.context} tokens: {room}"
             )
+
+
+def _check_draft(draft: Engine, tokenizer: Tokenizer, name: str) -> None:
+    if not isinstance(draft.model, Decoder):
+        kind = draft.model.config.model_type
+        raise UserError(f"{draft.name} proposes nothing: a {kind} model cannot take back what it has read")
+    if not _alike(draft.tokenizer, tokenizer):
+        raise UserError(f"{draft.name} proposes nothing for {name}: their vocabularies differ")
 
 
 def _alike(one: Tokenizer, other: Tokenizer) -> bool:

@@ -8,7 +8,6 @@ Shapes: V vocab_size.
 """
 
 import re
-from collections.abc import Sequence
 
 import numpy as np
 from llguidance import LLMatcher
@@ -132,10 +131,6 @@ class Grammar:
             self._text = self._text[: len(self._text) - length]
             self._place = self._place.start(self._closer.kind).after(self._text)
         self._next = self._way = None
-
-    def accepts(self, ids: Sequence[int]) -> int:
-        """How many of these tokens may come next, one after the other."""
-        return int(self._matcher.validate_tokens(list(ids)))
 
     def watches(self, left: int) -> bool:
         """Whether the end may be so near that `choose` decides more than `allowed` does."""

@@ -90,6 +90,12 @@ class Closer:
         made._suffixes, made._text, made.place = self._suffixes, self._text, self.place
         return made
 
+    @property
+    def fault(self) -> str | None:
+        """Which limit of the grammar library the text has met; None where it met none."""
+        told: str = self._matcher.get_error() if self._matcher.is_error() else ""
+        return told.splitlines()[0] if told.startswith("Parser Error") else None
+
     def read(self, text: bytes) -> bool:
         """Be at the end of `text`; whether the grammar takes it."""
         if not text.startswith(self._text):

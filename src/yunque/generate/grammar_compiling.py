@@ -29,42 +29,67 @@ _KEPT = 64
 _LEAST_RESERVE, _MOST_RESERVE = 128, 2000
 _LONGEST_PATTERN = 10_000
 _MOST_CHOICES = 10_000
+_LARGEST_TOOLS = 200_000
 
 _vocabularies: WeakKeyDictionary[Tokenizer, dict[int, "_Formats"]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
 def grammar_of(format: Format, tokenizer: Tokenizer, vocab_size: int) -> Grammar:
-    """The grammar of a text of this format, for a model with `vocab_size` scores. Kept for the next request.
+    """The grammar of a text of this format, for a model with `vocab_size` scores. It, or why there is none, is kept
+    for the next request, as long as the tokenizer is in use.
 
     Raises UserError for a format that nothing can fulfil, that cannot be followed, or that is too large.
     """
     with _lock:
-        made = _vocabularies.setdefault(tokenizer, {})
-        if vocab_size not in made:
-            made[vocab_size] = _Formats(Vocabulary(tokenizer, vocab_size))
-        return made[vocab_size].get(format)
+        formats = _vocabularies.setdefault(tokenizer, {}).setdefault(vocab_size, _Formats())
+    return formats.get(format, tokenizer, vocab_size)
+
+
+class _Compiled:
+    """A format's grammar, or the sentence that says why it has none; made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._grammar: Grammar | None = None
+        self._fault: str | None = None
+
+    def get(self, format: Format, vocabulary: Vocabulary) -> Grammar:
+        """One to use. Whoever asks for the same while it is made waits for it, and nobody else."""
+        with self._lock:
+            if self._grammar is None and self._fault is None:
+                try:
+                    self._grammar = _compile(format, vocabulary)
+                except UserError as error:
+                    self._fault = str(error)
+            if self._grammar is None:
+                raise UserError(self._fault)
+            return self._grammar.copy()
 
 
 class _Formats:
-    """The grammars of a vocabulary that were asked for last."""
+    """The grammars of a vocabulary that were asked for last. It must not hold the tokenizer, which is its key."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
-        self._kept: OrderedDict[str, Grammar] = OrderedDict()
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._vocabulary: Vocabulary | None = None
+        self._kept: OrderedDict[str, _Compiled] = OrderedDict()
 
-    def get(self, format: Format) -> Grammar:
+    def get(self, format: Format, tokenizer: Tokenizer, vocab_size: int) -> Grammar:
         """One to use."""
         try:
             key = format.model_dump_json()
         except (ValueError, RecursionError):
             raise UserError("format: it is nested too deeply") from None
-        if key not in self._kept:
-            self._kept[key] = _compile(format, self._vocabulary)
+        with self._lock:
+            if self._vocabulary is None:
+                self._vocabulary = Vocabulary(tokenizer, vocab_size)
+            vocabulary = self._vocabulary
+            compiled = self._kept.setdefault(key, _Compiled())
+            self._kept.move_to_end(key)
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key].copy()
+        return compiled.get(format, vocabulary)
 
 
 def _compile(format: Format, vocabulary: Vocabulary) -> Grammar:
@@ -74,6 +99,8 @@ def _compile(format: Format, vocabulary: Vocabulary) -> Grammar:
         _check_writable(format, vocabulary)
     closer = Closer(_matcher(byte_tokenizer(), grammar), kind, examples)
     opening = closer.shortest(patience=10)
+    if opening is None and closer.fault:
+        raise UserError(f"format: the form is too much to follow ({closer.fault})")
     if opening is None:
         raise UserError(f"format: no text of at most {LONGEST:,} bytes was found that has this form")
     ids = vocabulary.fewest(opening)
@@ -136,13 +163,22 @@ def _tool_grammar(format: ToolFormat) -> str:
     for number, tool in enumerate(format.tools):
         head = _literal(f'{{"name": "{tool.name}", "arguments": ')
         schema = prepare_schema(_arguments(tool.parameters))
+        if schema["type"] != "object":
+            raise UserError(
+                f"format: the parameters of the tool {tool.name!r} are of type {json.dumps(schema['type'])}, "
+                "and a tool's arguments are an object always"
+            )
         lines.append(f'tool{number}: {head} %json {json.dumps(schema)} "}}"')
-    return "\n".join(lines)
+    grammar = "\n".join(lines)
+    if len(grammar) > _LARGEST_TOOLS:
+        raise UserError(f"format: the tools have {len(grammar):,} characters, more than {_LARGEST_TOOLS:,}")
+    return grammar
 
 
 def _arguments(parameters: Schema) -> Schema:
-    """The schema of a call's arguments, which are an object always."""
-    return parameters if "type" in parameters else {"type": "object", **parameters}
+    """The schema of a call's arguments: of what it describes only objects."""
+    kinds = parameters.get("type", ["object"])
+    return {**parameters, "type": "object"} if isinstance(kinds, list) and "object" in kinds else parameters
 
 
 def _literal(text: str) -> str:

@@ -13,7 +13,7 @@ from yunque.errors import UserError
 
 Schema = dict[str, Any]
 
-_LARGEST = 200_000
+_LARGEST = 100_000
 _LONGEST_EXAMPLE = 1000
 _LONGEST_TEXT = 10_000
 _LARGEST_STEP = 10_000
@@ -78,6 +78,8 @@ def prepare_schema(schema: Schema | bool | None) -> Schema:
     whole: Schema = {} if schema is True else schema
     try:
         size = len(json.dumps(whole))
+        if size > _LARGEST:
+            raise UserError(f"format: the JSON Schema has {size:,} characters, more than {_LARGEST:,}")
         jsonschema_rs.meta.validate(whole)
         prepared: Schema = _rewritten(whole)
     except jsonschema_rs.ValidationError as error:
@@ -87,8 +89,6 @@ def prepare_schema(schema: Schema | bool | None) -> Schema:
         ) from None
     except (RecursionError, ValueError, TypeError) as error:
         raise UserError(f"format: the JSON Schema cannot be read ({_first_line(error)})") from None
-    if size > _LARGEST:
-        raise UserError(f"format: the JSON Schema has {size:,} characters, more than {_LARGEST:,}")
     return {**prepared, "x-guidance": _SPACES}
 
 

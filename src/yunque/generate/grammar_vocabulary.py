@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
+from weakref import WeakMethod, ref
 
 import numpy as np
 from llguidance import LLTokenizer
@@ -40,7 +41,8 @@ def byte_tokenizer() -> LLTokenizer:
 
 
 class Vocabulary:
-    """The tokens of a tokenizer that a model with `rows` scores can write. Make it once for each tokenizer."""
+    """The tokens of a tokenizer that a model with `rows` scores can write. Make it once for each tokenizer, which it
+    does not keep alive."""
 
     def __init__(self, tokenizer: Tokenizer, rows: int) -> None:
         size = min(tokenizer.vocab_size, rows)
@@ -49,7 +51,7 @@ class Vocabulary:
         self.ends = tuple(id for id in tokenizer.end_ids if id < rows)
         self.ids = {token: id for id, token in reversed(list(enumerate(tokens))) if token}
         self.longest = min(_LONGEST, max(map(len, tokens), default=0))
-        self._tokenizer = tokenizer
+        self._tokenizer = ref(tokenizer)
         special = [id for id, token in enumerate(tokens) if not token]
         named = [token or b"special %d" % id for id, token in enumerate(tokens)]
         if not self.ends:
@@ -57,7 +59,11 @@ class Vocabulary:
             special += range(size, rows + 1)
             named += [b"special %d" % id for id in range(size, rows + 1)]
         ends = list(self.ends or special[-1:])
-        wrapper = _Wrapper(named, special, ends[0], self._canonical)
+        # The garbage collector does not see what the library holds: a cycle through it would never be freed.
+        canonical = WeakMethod(self._canonical)
+        wrapper = _Wrapper(
+            named, special, ends[0], lambda text: found(text) if (found := canonical()) else ()
+        )
         self.tokenizer = LLTokenizer(wrapper, eos_token=ends)  # type: ignore[arg-type]
         self.tokens = tokens
         self.first_digits, self.long_exponents = _digits(tokens)
@@ -66,10 +72,12 @@ class Vocabulary:
 
     def _canonical(self, text: str) -> Sequence[int]:
         """The ids that the tokenizer gives a text, where they stand for exactly these bytes."""
-        ids = self._tokenizer.encode(text)
         data = text.encode()
-        if b"".join(map(self._tokenizer.token_bytes, ids)) == data and all(id < self.rows for id in ids):
-            return ids
+        tokenizer = self._tokenizer()
+        if tokenizer is not None:
+            ids = tokenizer.encode(text)
+            if b"".join(map(tokenizer.token_bytes, ids)) == data and all(id < self.rows for id in ids):
+                return ids
         return self.fewest(data) or ()
 
     def fewest(self, data: bytes) -> tuple[int, ...] | None:

@@ -1,6 +1,6 @@
 """Who chooses the tokens of one text: its settings, what it has written so far, and its own random numbers.
 
-Shapes: V vocab_size, B texts. Scores are float32.
+Shapes: V vocab_size. Scores are float32.
 """
 
 import random
@@ -70,11 +70,6 @@ class Sampler:
                 self._said.add(token_id)
         self._random = random.Random(None if config.seed is None else f"{config.seed}/{index}")
         self._ids: list[int] = []
-
-    @property
-    def plain(self) -> bool:
-        """Whether the likeliest token is the one to choose, and nothing is to be told of it."""
-        return self.greedy and not self._changes and self.config.logprobs is None
 
     @property
     def _changes(self) -> bool:
@@ -185,19 +180,6 @@ def score_token(
     ids = highest(scores, count)
     ids = ids[np.argsort(-scores[ids], kind="stable")]
     return scored, tuple(TokenScore(int(id), float(scores[id]) - total) for id in ids if scores[id] > -np.inf)
-
-
-def choose_likeliest(logits_BV: Tensor, samplers: Sequence[Sampler]) -> list[Chosen]:
-    """The next token of each of many texts whose samplers are all `plain`: one pass over the scores."""
-    ids = _array(logits_BV).argmax(1).tolist()
-    chosen = []
-    for row, (token_id, sampler) in enumerate(zip(ids, samplers, strict=True)):
-        if token_id in sampler._refused:
-            chosen.append(sampler.choose(logits_BV[row]))
-        else:
-            sampler.advance(token_id)
-            chosen.append(Chosen(token_id))
-    return chosen
 
 
 def _array(scores: Tensor) -> Floats:

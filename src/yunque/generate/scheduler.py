@@ -4,9 +4,9 @@ Shapes: W scores of one text, V vocab_size.
 """
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -42,8 +42,7 @@ class Job:
     """Tasks that begin with the same `prompt`, and part after it.
 
     `ahead` is read behind the prompt, and scores are given from the one after the prompt on. Each task needs room for
-    `fresh` tokens behind the prompt. `deadline` is a time of `time.monotonic`. It ends at the next step where
-    `unwanted` is set, or `wanted` says no.
+    `fresh` tokens behind the prompt. It ends at the next step where `unwanted` is set, or `wanted` says no.
     """
 
     prompt: list[int]
@@ -51,7 +50,6 @@ class Job:
     fresh: int
     ahead: list[int] = field(default_factory=list)
     adapter: str | None = None
-    deadline: float | None = None
     wanted: Callable[[], bool] | None = None
     unwanted: bool = False
 
@@ -59,10 +57,6 @@ class Job:
         """All its tasks end, because of `error`."""
         for task in self.tasks:
             task.fail(error)
-
-
-class DeadlinePassed(TimeoutError):
-    """A request took longer than it was given."""
 
 
 class Unwanted(Exception):
@@ -149,18 +143,22 @@ class Scheduler:
     def _work(self) -> None:
         with torch.inference_mode():
             while self._has_work():
-                with self._turn:
-                    self._drop()
-                    self._admit()
-                    self._step()
+                try:
+                    with self._turn:
+                        self._drop()
+                        self._admit()
+                        self._step()
+                except Exception as error:  # whoever waits for a step must not wait for ever
+                    self._end_all(error)
         if self._closed:
-            self._end_all()
+            self._end_all(RuntimeError("the engine was closed"))
 
-    def _end_all(self) -> None:
+    def _end_all(self, error: Exception) -> None:
         for job in {id(job): job for job in [*(each.job for each in self._running), *self._waiting]}.values():
-            job.fail(RuntimeError("the engine was closed"))
+            job.fail(error)
         for each in self._running:
-            each.close()
+            with suppress(Exception):  # it may be what failed
+                each.close()
         self._running.clear()
         self._waiting.clear()
 
@@ -175,8 +173,7 @@ class Scheduler:
             return True
 
     def _drop(self) -> None:
-        """End what nobody wants any more, and what is late."""
-        now = time.monotonic()
+        """End what nobody wants any more."""
         with self._changed:
             waiting = list(self._waiting)
         for job in {id(job): job for job in [*waiting, *(each.job for each in self._running)]}.values():
@@ -184,9 +181,6 @@ class Scheduler:
                 job.unwanted = True
                 # Whoever waits for its next step wakes up.
                 job.fail(Unwanted())
-            elif job.deadline is not None and now > job.deadline:
-                job.unwanted = True
-                job.fail(DeadlinePassed("the answer was not ready within the time given for it"))
         with self._changed:
             self._waiting = deque(job for job in self._waiting if not job.unwanted)
         for each in self._running:
@@ -219,7 +213,7 @@ class Scheduler:
         places: list[Text] = []
         try:
             places += (text.fork() for _ in job.tasks[1:])
-        except NoRoom:
+        except Exception:
             for place in (text, *places):
                 place.close()
             raise

@@ -8,6 +8,7 @@ which tokens were written, 1 to k + 1; what was read behind the last one but its
 Shapes: K proposed tokens, V vocab_size.
 """
 
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -72,20 +73,29 @@ class PromptLookup:
 class ModelDraft:
     """Proposes what a small model with the same vocabulary would write, with the settings of the text.
 
-    `room` is how many tokens the text may still get. Raises NoRoom from `propose` where the small model's cache is
-    full.
+    `room` is how many tokens the text may still get, `context` what the small model can read: beyond it nothing is
+    proposed. `turn` is held while it computes. Raises NoRoom from `propose` where its cache is full.
     """
 
-    def __init__(self, runner: Runner, room: int) -> None:
+    def __init__(self, runner: Runner, room: int, context: int, turn: threading.Lock) -> None:
         self._runner = runner
         self._room = room
+        self._context = context
+        self._turn = turn
         self._text: Text | None = None
         # What the small model has read.
         self._read: list[int] = []
 
     def propose(self, ids: Sequence[int], count: int, sampler: Sampler) -> Proposal:
         """See `Draft`."""
-        scores_V = self._catch_up(list(ids))
+        count = min(count, self._context - len(ids))
+        if count < 1:
+            return Proposal(())
+        with self._turn:
+            return self._written(list(ids), count, sampler)
+
+    def _written(self, ids: list[int], count: int, sampler: Sampler) -> Proposal:
+        scores_V = self._catch_up(ids)
         assert self._text is not None
         proposed: list[int] = []
         rows: list[Floats] = []
@@ -106,7 +116,7 @@ class ModelDraft:
     def _catch_up(self, ids: list[int]) -> Tensor:
         """The small model's scores behind `ids`."""
         if self._text is None:
-            self._text = self._runner.open(ids, self._room)
+            self._text = self._runner.open(ids, min(self._room, self._context - len(ids)))
             unread = self._text.unread
         else:
             pairs = zip(ids[:-1], self._read, strict=False)

@@ -21,7 +21,8 @@ class Step:
 
     `text` is what became certain with it ("" while a character or a possible stop string is incomplete); the last
     step of text number `index` carries `finish_reason`: "stop" (end token or stop string) or "length". Where
-    log-probabilities were asked for, `scored` is the token's own, and `likeliest` are the best, best first.
+    log-probabilities were asked for, `scored` is the token's own, and `likeliest` are the best, best first. `unseen`
+    counts tokens that were written for texts that are not returned; they are told with one step.
     """
 
     text: str
@@ -31,3 +32,4 @@ class Step:
     echoed: bool = False
     scored: TokenScore | None = None
     likeliest: tuple[TokenScore, ...] = ()
+    unseen: int = 0

@@ -57,9 +57,11 @@ def best_of(steps: Steps, config: GenerationConfig) -> Iterator[Step]:
         for step in steps:
             texts.setdefault(step.index, []).append(step)
     ranked = sorted(texts.values(), key=_mean_logprob, reverse=True)
+    unseen = sum(not step.echoed for text in ranked[config.n :] for step in text)
     for index, text in enumerate(ranked[: config.n]):
         for step in text:
-            told = replace(step, index=index)
+            told = replace(step, index=index, unseen=unseen)
+            unseen = 0
             yield told if config.logprobs is not None else replace(told, scored=None)
 
 

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+# An answer that ends with so much of `<tool_call>`, or more, was cut off in it; with less it may be text.
+_CUT_OFF = len("<tool_")
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*')
 
 
@@ -65,6 +67,9 @@ class ToolStream:
         if self._inside:
             # The arguments of a call that was cut off were told as they came.
             return [] if self._streamed else [ContentDelta(OPEN + held)]
+        opened = _overlap(held)
+        if opened >= _CUT_OFF:
+            held = held[:-opened].rstrip()
         return [ContentDelta(held)] if held and (held.strip() or self._index < 0) else []
 
     def _take(self, found: list[ContentDelta | CallDelta]) -> bool:

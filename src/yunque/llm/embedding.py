@@ -4,18 +4,23 @@ Shapes: B texts, T positions, D hidden_size.
 """
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
 
 from yunque.errors import UserError
+from yunque.generate.scheduler import Unwanted
 from yunque.llm.face import ContextOverflow, Embeddings, Prompt
 from yunque.model import CausalModel, Encoder, EncoderDecoder, LanguageModel, load_model
 from yunque.tokenizer import Tokenizer, tokenizer_of
 from yunque.workspace import Workspace
 
-_MOST_POSITIONS = 4096
+# Read in one turn; who writes waits for no more than that.
+_MOST_POSITIONS = 512
+_PAUSE_SECONDS = 0.001
 
 
 class LocalEncoder:
@@ -38,18 +43,28 @@ class LocalEncoder:
         model = load_model(workspace.files(artifact), torch.float32, Encoder)
         return cls(artifact.ref, model, tokenizer_of(workspace, artifact))
 
-    def embed(self, texts: Sequence[Prompt]) -> Embeddings:
-        """The vector that the encoder itself gives each text. Raises ContextOverflow."""
+    def embed(self, texts: Sequence[Prompt], wanted: Callable[[], bool] | None = None) -> Embeddings:
+        """The vector that the encoder itself gives each text. Raises ContextOverflow, and Unwanted where `wanted`,
+        asked now and then, says no."""
+        return embed_with(self.alone, self.read(texts), wanted)
+
+    def read(self, texts: Sequence[Prompt]) -> list[list[int]]:
+        """The tokens of texts that are to get vectors; raises ContextOverflow."""
+        return texts_to_embed(self.model, self.tokenizer, texts, self.name)
+
+    @contextmanager
+    def alone(self) -> Iterator[Encoder]:
+        """The model, for nobody else meanwhile."""
         with self._turn:
-            return embed_with(self.model, self.tokenizer, texts, self.name)
+            yield self.model
 
 
-@torch.inference_mode()
-def embed_with(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[Prompt], name: str) -> Embeddings:
-    """A vector of length 1 for each text or list of tokens; `name` is the model's, for what is said to a user.
+def texts_to_embed(
+    model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[Prompt], name: str
+) -> list[list[int]]:
+    """The tokens of each text, or list of tokens; `name` is the model's, for what is said to a user.
 
-    An encoder says it itself. Of a decoder it is the mean of its last hidden vectors, of an encoder-decoder that of
-    its source's. Raises ContextOverflow for a text that is too long, UserError for one without tokens.
+    Raises ContextOverflow for a text that is too long, UserError for one without tokens.
     """
     ids = [tokenizer.encode_prompt(text) if isinstance(text, str) else list(text) for text in texts]
     context = model.config.context
@@ -65,9 +80,30 @@ def embed_with(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[Promp
             raise UserError(
                 f"input[{number}]: token {max(read)} does not exist: {name} has {model.config.vocab_size}"
             )
+    return ids
+
+
+def embed_with(
+    alone: Callable[[], AbstractContextManager[LanguageModel]],
+    ids: Sequence[Sequence[int]],
+    wanted: Callable[[], bool] | None = None,
+) -> Embeddings:
+    """A vector of length 1 for each list of tokens.
+
+    An encoder says it itself. Of a decoder it is the mean of its last hidden vectors, of an encoder-decoder that of
+    its source's. `alone` gives the model for a turn: there are many, and others have theirs between them. Raises
+    Unwanted where `wanted`, asked before each turn, says no.
+    """
     vectors: list[list[float]] = [[] for _ in ids]
-    for rows in _batches(ids):
-        for row, vector in zip(rows, _vectors(model, [ids[row] for row in rows]).tolist(), strict=True):
+    for number, rows in enumerate(_batches(ids)):
+        if wanted and not wanted():
+            raise Unwanted
+        if number:
+            # A lock that is let go and taken at once is seldom got by those who wait for it.
+            time.sleep(_PAUSE_SECONDS)
+        with alone() as model:
+            made = _vectors(model, [list(ids[row]) for row in rows]).tolist()
+        for row, vector in zip(rows, made, strict=True):
             vectors[row] = vector
     return Embeddings(vectors, sum(map(len, ids)))
 
@@ -85,6 +121,7 @@ def _batches(ids: Sequence[Sequence[int]]) -> list[list[int]]:
     ]
 
 
+@torch.inference_mode()
 def _vectors(model: LanguageModel, ids: list[list[int]]) -> Tensor:
     """Vectors [B, D] of texts of one length."""
     ids_BT = torch.tensor(ids, device=next(model.parameters()).device)

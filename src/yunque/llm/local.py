@@ -13,7 +13,7 @@ from yunque.generate.engine import Engine
 from yunque.generate.step import Step, TokenScore
 from yunque.generate.tool_calls import CallDelta, ContentDelta, ToolStream
 from yunque.generate.tool_conversation import encode_conversation
-from yunque.llm.embedding import embed_with
+from yunque.llm.embedding import embed_with, texts_to_embed
 from yunque.llm.face import (
     Chunk,
     Completion,
@@ -65,9 +65,14 @@ class LocalModel:
         """Answer a conversation; raises ContextOverflow when it and the answer are longer than the context."""
         return self._whole(self.stream_chat(messages, config))
 
-    def stream_chat(self, messages: Sequence[Message], config: GenerationConfig) -> Iterator[Chunk]:
-        """Answer a conversation piece by piece; raises ContextOverflow at the call."""
-        return self._stream(self.encode(messages, config), config)
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        config: GenerationConfig,
+        wanted: Callable[[], bool] | None = None,
+    ) -> Iterator[Chunk]:
+        """Answer a conversation piece by piece; raises ContextOverflow at the call. `wanted` as for a text."""
+        return self._stream(self.encode(messages, config), config, wanted)
 
     def complete(self, prompt: Prompt, config: GenerationConfig) -> Completion:
         """Go on with a text; raises ContextOverflow."""
@@ -98,13 +103,36 @@ class LocalModel:
                 raise ContextOverflow(str(error), engine.room(len(written.prompt))) from None
         return likelihoods
 
-    def embed(self, texts: Sequence[Prompt]) -> Embeddings:
+    def embed(self, texts: Sequence[Prompt], wanted: Callable[[], bool] | None = None) -> Embeddings:
         """A vector for each text: the mean of a decoder's (or of an encoder-decoder's source's) last hidden vectors,
-        at length 1. Raises ContextOverflow."""
+        at length 1. Raises ContextOverflow, and Unwanted where `wanted`, asked now and then, says no."""
+        return embed_with(self.engine.alone, self.read(texts), wanted)
+
+    def read(self, texts: Sequence[Prompt]) -> list[list[int]]:
+        """The tokens of texts that are to get vectors; raises ContextOverflow."""
         if self.adapter:
             raise UserError(f"{self.name} is an adapter: ask the model that it is for, for vectors")
-        with self.engine.alone() as model:
-            return embed_with(model, self.tokenizer, texts, self.name)
+        return texts_to_embed(self.engine.model, self.tokenizer, texts, self.name)
+
+    def fitted(self, prompt_ids: list[int], config: GenerationConfig) -> list[int]:
+        """What is read of a prompt: all, or with `truncate` as much of its end as there is room for.
+
+        Raises ContextOverflow where it does not fit with what may be written, UserError for tokens that do not exist.
+        """
+        engine, fresh = self.engine, config.max_new_tokens
+        beyond = max((*prompt_ids, *config.logit_bias), default=0)
+        if beyond >= engine.model.config.vocab_size:
+            raise UserError(
+                f"token {beyond} does not exist: {self.name} has {engine.model.config.vocab_size}"
+            )
+        read = engine.cut(prompt_ids, fresh) if config.truncate else prompt_ids
+        if fresh > engine.room(len(read)):
+            try:
+                # The engine says why not, with the length that the prompt has.
+                engine.stream(prompt_ids, config.model_copy(update={"truncate": False}), self.adapter)
+            except UserError as error:
+                raise ContextOverflow(str(error), self.room(len(prompt_ids), config.truncate)) from None
+        return read
 
     def room(self, prompt_tokens: int, truncate: bool = False) -> int:
         """How many tokens may be written after so many; of a prompt that may be cut, half of the context is kept."""
@@ -119,20 +147,9 @@ class LocalModel:
     def _stream(
         self, prompt_ids: list[int], config: GenerationConfig, wanted: Callable[[], bool] | None = None
     ) -> Iterator[Chunk]:
-        engine = self.engine
-        beyond = max((*prompt_ids, *config.logit_bias), default=0)
-        if beyond >= engine.model.config.vocab_size:
-            raise UserError(
-                f"token {beyond} does not exist: {self.name} has {engine.model.config.vocab_size}"
-            )
-        try:
-            steps = engine.stream(prompt_ids, config, self.adapter, wanted=wanted)
-        except UserError as error:
-            room = self.room(len(prompt_ids), config.truncate)
-            if config.max_new_tokens <= room:
-                raise
-            raise ContextOverflow(str(error), room) from None
-        return self._chunks(len(prompt_ids), steps, config)
+        read = self.fitted(prompt_ids, config)
+        steps = self.engine.stream(read, config, self.adapter, wanted=wanted)
+        return self._chunks(len(read), steps, config)
 
     def _chunks(self, prompt_tokens: int, steps: Iterator[Step], config: GenerationConfig) -> Iterator[Chunk]:
         """One chunk for each step, also where no text became certain."""
@@ -140,7 +157,7 @@ class LocalModel:
         written = finished = 0
         with _ended(steps):
             for step in steps:
-                written += not step.echoed
+                written += (not step.echoed) + step.unseen
                 text, reason = step.text, cast("FinishReason | None", step.finish_reason)
                 parts: tuple[ToolCallPart, ...] = ()
                 if calls and not step.echoed:

@@ -84,7 +84,7 @@ struct OwnSpace {
 
 class Decoder {
 public:
-    Decoder(const Shape& shape, int threads) : shape(shape), layers(shape.layers), team_(new Team(threads)) {
+    Decoder(const Shape& shape, int threads) : shape(shape), layers(shape.layers), team_(new Team(threads, phases())) {
         own_.resize(threads);
     }
 
@@ -103,22 +103,25 @@ public:
         if (!team_->is_here()) {
             team_->forget();
             team_.release();
-            team_.reset(new Team(int(own_.size())));
+            team_.reset(new Team(int(own_.size()), phases()));
         }
         prepare_space(batch.rows);
-        const std::function<void(int)> job = [&](int number) { Worker{*this, batch, own_[number], *team_}.run(); };
-        team_->run(job);
+        team_->run([&](Team::Way& way) { Worker{*this, batch, own_[way.number], way}.run(); });
     }
 
 private:
-    // Few rows are made ready by every thread for itself: that takes less than to wait for one that does it.
+    // Few rows are made ready by every thread for itself: that takes less than to wait for one that does it. A thread
+    // that comes late may read what others change already; nothing is left then to be computed of it.
     static constexpr int FEW = 4;
+
+    // Ten in a layer, and those around the layers.
+    int phases() const { return 10 * shape.layers + 4; }
 
     struct Worker {
         Decoder& decoder;
         const Batch& batch;
         OwnSpace& own;
-        Team& team;
+        Team::Way& way;
 
         const Shape& shape() const { return decoder.shape; }
         Space& space() const { return decoder.shared_; }
@@ -136,10 +139,9 @@ private:
         // Call `work(row)` for all rows, in any thread.
         template <class Work>
         void for_rows(int count, const Work& work) {
-            const int length = std::max(1, count / (4 * team.size()));
-            for (int begin; (begin = team.take(count, length)) < count;)
-                for (int row = begin; row < std::min(count, begin + length); row++) work(row);
-            team.meet();
+            way.share(count, std::max(1, count / (4 * way.threads())), [&](int begin, int end) {
+                for (int row = begin; row < end; row++) work(row);
+            });
         }
 
         void embed() {
@@ -197,9 +199,8 @@ private:
             int total = 0;
             for (const Matrix* matrix : matrices) total += matrix->panels;
             const int at_once = Product(**matrices.begin()).panels_at_once(count);
-            const int length = std::max(1, total / (8 * team.size()) / at_once) * at_once;
-            for (int begin; (begin = team.take(total, length)) < total;) {
-                const int end = std::min(total, begin + length);
+            const int length = std::max(1, total / (8 * way.threads()) / at_once) * at_once;
+            way.share(total, length, [&](int begin, int end) {
                 int offset = 0;
                 for (const Matrix* matrix : matrices) {
                     const int last = std::min(end - offset, matrix->panels);
@@ -207,8 +208,7 @@ private:
                         work(*matrix, panel, std::min(at_once, last - panel));
                     offset += matrix->panels;
                 }
-            }
-            team.meet();
+            });
         }
 
         // `put(row, output, y)` for every part of outputs that this thread's panels give.
@@ -309,7 +309,7 @@ private:
                 items += (count + at_once - 1) / at_once * shape().key_value_heads;
             }
             int text = 0, before = 0;
-            for (int item; (item = team.take(items, 1)) < items;)
+            way.share(items, 1, [&](int item, int) {
                 for (;; text++) {
                     const int begin = batch.rows_of[text], end = batch.rows_of[text + 1];
                     const int at_once = rows_at_once(batch.positions[end - 1]);
@@ -325,7 +325,7 @@ private:
                               (item - before) % shape().key_value_heads);
                     break;
                 }
-            team.meet();
+            });
         }
 
         void look_back(Layer& layer, int text, int begin, int end, int head) {

@@ -8,25 +8,28 @@
 
 namespace yunque {
 
-inline double seconds_of(Team& team, const std::function<void(int)>& job) {
+// Seconds of `job(number)` in each of some threads.
+inline double seconds_of(int threads, const std::function<void(int)>& job) {
     const auto begin = std::chrono::steady_clock::now();
-    team.run(job);
+    std::vector<std::thread> others;
+    for (int number = 1; number < threads; number++) others.emplace_back(job, number);
+    job(0);
+    for (auto& thread : others) thread.join();
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 // Bytes a second that the threads read together, the most of several rounds.
 inline double bandwidth(int threads, size_t bytes, int rounds) {
-    Team team(threads);
     Arena arena;
     const size_t each = bytes / threads / 1024 * 1024;
     std::vector<uint8_t*> parts;
     for (int number = 0; number < threads; number++) parts.push_back(arena.take(each));
     std::vector<float> found(threads * 64);
     // Each thread writes what it will read, so that it lies near to it.
-    team.run([&](int number) { memset(parts[number], 1, each); });
+    seconds_of(threads, [&](int number) { memset(parts[number], 1, each); });
     double best = 0;
     for (int round = 0; round < rounds; round++) {
-        const double seconds = seconds_of(team, [&](int number) {
+        const double seconds = seconds_of(threads, [&](int number) {
             const auto* from = reinterpret_cast<const float*>(parts[number]);
             floats sums[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
             for (size_t i = 0; i < each / sizeof(float); i += 4 * LANES)
@@ -41,7 +44,6 @@ inline double bandwidth(int threads, size_t bytes, int rounds) {
 // Products and sums of INT8 numbers a second, where all of them lie near the processor.
 inline double integer_speed(int threads, int rounds) {
     constexpr int COLUMNS = 256, REPEATS = 4000, ROWS = ByteDots::ROWS, PANELS = ByteDots::PANELS;
-    Team team(threads);
     Arena arena;
     const std::vector<int8_t> values(PANELS * PANEL * COLUMNS, 3);
     const std::vector<float> ones(PANELS * PANEL, 1.0f);
@@ -54,7 +56,7 @@ inline double integer_speed(int threads, int rounds) {
     const Inputs inputs{matrix.layout, nullptr, 0, numbers.data(), COLUMNS + 64, scales.data(), sums.data()};
     double best = 0;
     for (int round = 0; round < rounds; round++) {
-        const double seconds = seconds_of(team, [&](int) {
+        const double seconds = seconds_of(threads, [&](int) {
             alignas(64) Tile tile;
             for (int repeat = 0; repeat < REPEATS; repeat++) {
                 int8_tile<ROWS, PANELS>(matrix, 0, inputs, 0, tile);

@@ -1,12 +1,14 @@
-// Threads that run one function together, and wait for one another within it.
+// Threads that go through the phases of a step together.
 //
-// They look for work in a loop for some microseconds before they sleep: a step of a small model has hundreds of places
-// where all wait for all, and waking a thread takes longer than the work between two of them. They are ours and not
-// OpenMP's, whose threads would stand in the way of torch's.
+// A phase is divided into pieces, and is over when all pieces are done: nobody waits for a thread that has none of them.
+// So a thread that the system holds up costs its piece, and not each of the hundreds of phases of a step; it catches up
+// when it comes. Who waits does so in a loop for some microseconds before it sleeps: waking a thread takes longer than
+// most phases of a small model. The threads are ours and not OpenMP's, which would stand in the way of torch's.
 #pragma once
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <functional>
@@ -60,17 +62,46 @@ private:
 
 class Team {
 public:
-    explicit Team(int size) : size_(size), process_(getpid()) {
+    // A thread's way through the phases of a step.
+    class Way {
+    public:
+        Way(Team& team, int number) : number(number), team_(team) {}
+
+        const int number;
+
+        int threads() const { return team_.size_; }
+
+        // `work(begin, end)` for pieces of `count`, at most `length` long, until all are done. Every thread must come
+        // through the same phases.
+        template <class Work>
+        void share(int count, int length, const Work& work) {
+            Phase& phase = team_.phases_.at(next_++);
+            for (int begin; (begin = phase.taken.fetch_add(length)) < count;) {
+                const int end = std::min(count, begin + length);
+                work(begin, end);
+                if (phase.done.fetch_add(end - begin) + end - begin == count) team_.done_.change();
+            }
+            for (;;) {
+                const unsigned seen = team_.done_.value();
+                if (phase.done.load() >= count) return;
+                team_.done_.wait_for_change(seen);
+            }
+        }
+
+    private:
+        Team& team_;
+        int next_ = 0;
+    };
+
+    Team(int size, int phases) : size_(size), process_(getpid()), phases_(phases) {
         for (int number = 1; number < size; number++) threads_.emplace_back([this, number] { work(number); });
     }
 
     ~Team() {
-        job_ = nullptr;
+        over_ = true;
         begin_.change();
         for (auto& thread : threads_) thread.join();
     }
-
-    int size() const { return size_; }
 
     // A forked process has none of the threads.
     bool is_here() const { return process_ == getpid(); }
@@ -81,53 +112,50 @@ public:
         threads_.clear();
     }
 
-    // Run `job(number)` in every thread; this one is number 0.
-    void run(const std::function<void(int)>& job) {
-        job_ = &job;
-        next_.store(0);
+    // Go through a step: in this thread, which is number 0, and in all others that come in time.
+    void run(const std::function<void(Way&)>& step) {
+        for (Phase& phase : phases_) phase.taken.store(0), phase.done.store(0);
+        step_ = &step;
+        open_.store(true);
         if (size_ > 1) begin_.change();
-        job(0);
-        meet();
-    }
-
-    // Wait until every thread is here. What is taken next is number 0 again.
-    void meet() {
-        if (size_ == 1) {
-            next_.store(0, std::memory_order_relaxed);
-            return;
+        Way way(*this, 0);
+        step(way);
+        open_.store(false);
+        for (;;) {
+            const unsigned seen = left_.value();
+            if (!inside_.load()) return;
+            left_.wait_for_change(seen);
         }
-        const unsigned seen = met_.value();
-        if (arrived_.fetch_add(1) == size_ - 1) {
-            arrived_.store(0);
-            next_.store(0);
-            met_.change();
-        } else {
-            met_.wait_for_change(seen);
-        }
-    }
-
-    // The next of `count` pieces of work, in runs of `length`: where it begins, or `count` when all are taken.
-    int take(int count, int length) {
-        const int begin = next_.fetch_add(length);
-        return begin < count ? begin : count;
     }
 
 private:
+    struct alignas(64) Phase {
+        std::atomic<int> taken{0}, done{0};
+    };
+
     void work(int number) {
-        for (unsigned seen = 0;; seen++) {
+        for (unsigned seen = 0;;) {
             begin_.wait_for_change(seen);
-            if (!job_) return;
-            (*job_)(number);
-            meet();
+            seen = begin_.value();
+            if (over_) return;
+            // Whoever is inside when a step closes is waited for; whoever comes later finds it closed.
+            inside_.fetch_add(1);
+            if (open_.load()) {
+                Way way(*this, number);
+                (*step_)(way);
+            }
+            inside_.fetch_sub(1);
+            left_.change();
         }
     }
 
     const int size_;
     const pid_t process_;
-    const std::function<void(int)>* job_ = nullptr;
-    Signal begin_, met_;
-    std::atomic<int> arrived_{0};
-    alignas(64) std::atomic<int> next_{0};
+    const std::function<void(Way&)>* step_ = nullptr;
+    std::atomic<bool> open_{false}, over_{false};
+    std::atomic<int> inside_{0};
+    Signal begin_, done_, left_;
+    std::vector<Phase> phases_;
     std::vector<std::thread> threads_;
 };
 

@@ -20,7 +20,8 @@ class AccessLog:
     """Logs method, route, status, milliseconds and the request's id, then whose key it came with, what it used and
     how it ended early: no address, no query, no header, no body.
 
-    The route is the pattern that matched (`/v1/models/{name}`), for a path may hold anything. An exception that
+    The route is the pattern that matched (`/v1/models/{name}`), for a path may hold anything; of a request that the
+    gate turned away it is the part of the path that is ours (`/v1/models`). An exception that
     reached this far is a bug of ours: the log says where, the client gets OpenAI's error shape with status 500.
     """
 
@@ -70,7 +71,7 @@ class AccessLog:
 
     def _note(self, account: Account, scope: Scope, status: int) -> None:
         method = known_method(scope["method"])
-        route = getattr(scope.get("route"), "path", "(unknown path)")
+        route = getattr(scope.get("route"), "path", account.route or "(unknown path)")
         seconds = time.monotonic() - account.started
         shown = status or WENT_AWAY
         metrics = self._metrics

@@ -19,7 +19,8 @@ class Account:
     """What is known of one request. May be written into from several threads.
 
     `id` is sent as the header x-request-id; `deadline` (of time.monotonic) ends its work; `remark` is a word for
-    the log, `gone` that the client went away. Without a key there are no limits; everything is counted all the same.
+    the log, `route` where the gate turned it away from, `gone` that the client went away. Without a key there are no
+    limits; everything is counted all the same.
     """
 
     def __init__(self) -> None:
@@ -28,6 +29,7 @@ class Account:
         self.deadline: float | None = None
         self.key: ApiKey | None = None
         self.remark = ""
+        self.route = ""
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.first_token_seconds: float | None = None

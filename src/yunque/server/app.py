@@ -22,7 +22,7 @@ from yunque.server.embeddings import EmbeddingRequest, embedding_body
 from yunque.server.errors import ApiError
 from yunque.server.parsing import check_media_type, parse
 from yunque.server.responses import ResponseRequest, ResponseShape
-from yunque.server.sending import Answer
+from yunque.server.sending import Answer, Reply
 from yunque.server.served import NoSuchTarget, Served, Target
 from yunque.server.service import ServeOptions, Service
 from yunque.server.tokens import DetokenizeRequest, TokenizeRequest, detokenized, tokenized, tokenizer_info
@@ -101,31 +101,33 @@ def _add_generation(app: FastAPI, service: Service, served: Served) -> None:
 
 def _add_reading(app: FastAPI, service: Service, served: Served) -> None:
     @app.post("/v1/embeddings")
-    async def embeddings(request: Request) -> JSONResponse:
+    async def embeddings(request: Request) -> Response:
         asked = await _asked(EmbeddingRequest, request)
-        made = await _made(service, served, asked.model, lambda target: target.embed(asked.texts()))
-        return JSONResponse(embedding_body(asked, made))
+        return Reply(
+            _made(
+                service,
+                served,
+                asked.model,
+                lambda target: embedding_body(asked, target.embed(asked.texts())),
+            )
+        )
 
     @app.post("/tokenize")
     @app.post("/v1/tokenize")
-    async def tokenize(request: Request) -> JSONResponse:
+    async def tokenize(request: Request) -> Response:
         asked = await _asked(TokenizeRequest, request)
-        return JSONResponse(
-            await _made(service, served, asked.model, lambda target: tokenized(target, asked))
-        )
+        return Reply(_made(service, served, asked.model, lambda target: tokenized(target, asked)))
 
     @app.post("/detokenize")
     @app.post("/v1/detokenize")
-    async def detokenize(request: Request) -> JSONResponse:
+    async def detokenize(request: Request) -> Response:
         asked = await _asked(DetokenizeRequest, request)
-        return JSONResponse(
-            await _made(service, served, asked.model, lambda target: detokenized(target, asked))
-        )
+        return Reply(_made(service, served, asked.model, lambda target: detokenized(target, asked)))
 
     @app.get("/tokenizer_info")
     @app.get("/v1/tokenizer_info")
-    async def info(model: str | None = None) -> JSONResponse:
-        return JSONResponse(await _made(service, served, model, tokenizer_info))
+    async def info(model: str | None = None) -> Response:
+        return Reply(_made(service, served, model, tokenizer_info))
 
 
 def _add_documents(app: FastAPI) -> None:

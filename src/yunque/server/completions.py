@@ -3,8 +3,9 @@
 import secrets
 import time
 from codecs import getincrementaldecoder
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -21,6 +22,8 @@ from yunque.server.served import Settings, Target
 
 _DEFAULT_TOKENS = 16  # OpenAI's
 _MOST_TEXTS = 2048
+# More of one request would keep others from the model.
+_MOST_AT_ONCE = 16
 
 # Of a long list that is wrong all over, one place is enough.
 _Ids = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
@@ -102,18 +105,23 @@ def answered(target: Target, asked: CompletionRequest, settings: Settings) -> It
     prompts = asked.prompts()
     if len(prompts) == 1:
         return target.complete(prompts[0], settings)
-    return _side_by_side([target.complete(prompt, settings) for prompt in prompts], asked.texts)
+    return _side_by_side([target.prepare(prompt, settings) for prompt in prompts], asked.texts)
 
 
-def _side_by_side(streams: Sequence[Iterator[Chunk]], texts: int) -> Generator[Chunk]:
-    """A piece of each stream in turn, until the last one ends; the usage of all is on the very last piece."""
+def _side_by_side(streams: Sequence[Callable[[], Iterator[Chunk]]], texts: int) -> Generator[Chunk]:
+    """A piece of each stream in turn, until the last one ends; the usage of all is on the very last piece.
+
+    Another is begun where one has ended.
+    """
     usage = Usage(0, 0)
-    under_way = dict(enumerate(streams))
+    waiting = deque(enumerate(streams))
+    under_way = dict[int, Iterator[Chunk]]()
     with ExitStack() as stack:
-        for stream in streams:
-            if isinstance(stream, Generator):
-                stack.enter_context(closing(stream))
-        while under_way:
+        stack.callback(_close_all, under_way)
+        while waiting or under_way:
+            while waiting and len(under_way) < _MOST_AT_ONCE:
+                number, begin = waiting.popleft()
+                under_way[number] = begin()
             for number, stream in list(under_way.items()):
                 piece = next(stream, None)
                 if piece is None:
@@ -121,9 +129,17 @@ def _side_by_side(streams: Sequence[Iterator[Chunk]], texts: int) -> Generator[C
                     continue
                 if piece.usage:
                     usage = usage + piece.usage
+                    next(stream, None)  # it ends itself
                     del under_way[number]
-                told = usage if piece.usage and not under_way else None
+                told = usage if piece.usage and not under_way and not waiting else None
                 yield replace(piece, index=number * texts + piece.index, usage=told)
+
+
+def _close_all(streams: Mapping[int, Iterator[Chunk]]) -> None:
+    with ExitStack() as stack:
+        for stream in streams.values():
+            if isinstance(stream, Generator):
+                stack.callback(stream.close)
 
 
 class CompletionShape:

@@ -33,9 +33,6 @@ _SCOPES = (
     ("/detokenize", "tokenize"),
     ("/tokenizer_info", "tokenize"),
     ("/metrics", "metrics"),
-    ("/v1/load_lora_adapter", "admin"),
-    ("/v1/unload_lora_adapter", "admin"),
-    ("/v1/admin", "admin"),
 )
 
 
@@ -57,6 +54,12 @@ def needs_key(path: str) -> bool:
 def scope_of(path: str) -> str | None:
     """The scope that a key needs for a path; None where any key will do (there is nothing of ours)."""
     return next((scope for start, scope in _SCOPES if _is_under(path, (start,))), None)
+
+
+def route_of(path: str) -> str:
+    """What a path of ours begins with, for the log; "" where it is none of ours (such a path may hold anything)."""
+    known = (*(start for start, _ in _SCOPES), *PROBES, *_DOCUMENTS)
+    return next((start for start in known if _is_under(path, (start,))), "")
 
 
 class Gate:
@@ -100,6 +103,7 @@ class Gate:
         try:
             await self._check(scope, headers, current)
         except ApiError as refused:
+            current.route = route_of(scope["path"])
             await refused.response()(scope, receive, telling)
         else:
             await self._app(scope, receive, telling)

@@ -1,11 +1,17 @@
 """A model as an app of the server asks it: the one that is open for everybody, for as long as it answers."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypeIs
 
 from yunque.generate.config import GenerationConfig
 from yunque.llm import Chunk, Completion, LanguageModel, Message, Prompt, Usage
 from yunque.server.account import account
+
+if TYPE_CHECKING:
+    from yunque.llm.local import LocalModel
 
 
 class LentModel:
@@ -24,7 +30,10 @@ class LentModel:
     def stream_chat(self, messages: Sequence[Message], config: GenerationConfig) -> Iterator[Chunk]:
         """Answer a conversation piece by piece."""
         with self._use() as model:
-            yield from _while_wanted(model.stream_chat(messages, config))
+            if _runs_here(model):
+                yield from _while_wanted(model.stream_chat(messages, config, account().wanted))
+            else:
+                yield from _while_wanted(model.stream_chat(messages, config))
 
     def complete(self, prompt: Prompt, config: GenerationConfig) -> Completion:
         """Go on with a text."""
@@ -33,7 +42,10 @@ class LentModel:
     def stream_complete(self, prompt: Prompt, config: GenerationConfig) -> Iterator[Chunk]:
         """Go on with a text piece by piece."""
         with self._use() as model:
-            yield from _while_wanted(model.stream_complete(prompt, config))
+            if _runs_here(model):
+                yield from _while_wanted(model.stream_complete(prompt, config, account().wanted))
+            else:
+                yield from _while_wanted(model.stream_complete(prompt, config))
 
     def _whole(self, chunks: Iterator[Chunk]) -> Completion:
         texts, last = list[str](), Chunk("")
@@ -43,7 +55,21 @@ class LentModel:
         return Completion("".join(texts), last.model or self.name, last.finish_reason or "stop", usage)
 
 
+def _runs_here(model: LanguageModel) -> "TypeIs[LocalModel]":
+    # torch is loaded here, so not at the top of the module.
+    from yunque.llm.local import LocalModel
+
+    return isinstance(model, LocalModel)
+
+
 def _while_wanted(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    for chunk in chunks:
-        account().check()
-        yield chunk
+    with closing(_as_generator(chunks)) as made:
+        for chunk in made:
+            account().check()
+            yield chunk
+    # An answer that nobody waited for any more breaks off without a word.
+    account().check()
+
+
+def _as_generator(chunks: Iterator[Chunk]) -> Generator[Chunk]:
+    yield from chunks

@@ -89,10 +89,7 @@ class Loading(Generic[T]):
             assert place.target is not None
             yield place.target
         finally:
-            with self._changed:
-                place.users -= 1
-                place.last_used = time.monotonic()
-                self._changed.notify_all()
+            self._leave(place)
 
     def granted(self, ref: str) -> int:
         """The bytes that are set apart for one that is being opened, or that it holds."""
@@ -119,16 +116,23 @@ class Loading(Generic[T]):
         self._close(ref, place)
         return True
 
-    def close(self) -> None:
-        """Close all, and open none any more. What is used is closed too: its users are told to end before."""
+    def close(self, patience: float | None = None) -> None:
+        """Close all, and open none any more. What is used is closed too: its users are told to end before.
+
+        What is not closed after `patience` seconds (a model in the middle of a long step) is waited for no more.
+        """
         with self._changed:
             self._ended = True
             places = [(ref, place) for ref, place in self._places.items() if not place.changing]
             for _, place in places:
                 place.changing = True
             self._changed.notify_all()
-        for ref, place in places:
-            self._close(ref, place)
+        threads = [threading.Thread(target=self._close, args=each, daemon=True) for each in places]
+        for thread in threads:
+            thread.start()
+        until = None if patience is None else time.monotonic() + patience
+        for thread in threads:
+            thread.join(None if until is None else max(0.0, until - time.monotonic()))
 
     def reopen(self) -> None:
         """Open again what is asked for, after `close`."""
@@ -175,12 +179,13 @@ class Loading(Generic[T]):
         return wanted
 
     def _room(self) -> int:
-        """Bytes that nobody holds and none are set apart for; below 0 where more is held than was planned."""
+        """Bytes that nobody holds and none are set apart for; below 0 where more is held than was planned. To be
+        called with the lock."""
         taken = sum(place.bytes for place in self._places.values())
         return sys.maxsize if self.most_bytes is None else self.most_bytes - taken
 
     def _idlest(self) -> str | None:
-        """The one that nobody uses, and nobody used for the longest time."""
+        """The one that nobody uses, and nobody used for the longest time. To be called with the lock."""
         idle = [ref for ref, place in self._places.items() if not place.changing and not place.users]
         return min(idle, key=lambda ref: self._places[ref].last_used, default=None)
 
@@ -208,9 +213,25 @@ class Loading(Generic[T]):
             place.bytes = held or place.bytes
             place.target, place.changing = target, False
             self._changed.notify_all()
-        # It may hold more than was planned.
-        while self._room() < 0 and (idle := self._idlest()) and self.drop(idle):
-            pass
+        try:
+            # It may hold more than was planned.
+            while (idle := self._superfluous()) and self.drop(idle):
+                pass
+        except BaseException:
+            self._leave(place)
+            raise
+
+    def _superfluous(self) -> str | None:
+        """The one to be closed where more is held than may be."""
+        with self._changed:
+            return self._idlest() if self._room() < 0 else None
+
+    def _leave(self, place: _Place[T]) -> None:
+        """It has one user less."""
+        with self._changed:
+            place.users -= 1
+            place.last_used = time.monotonic()
+            self._changed.notify_all()
 
     def _close(self, ref: str, place: _Place[T]) -> None:
         """Close what is in a place that was marked as changing, and give up the place."""

@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from contextlib import aclosing, suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -62,17 +62,9 @@ class Answer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request."""
-        sending = asyncio.create_task(self._send(scope, receive, send))
-        leaving = asyncio.create_task(_disconnected(receive))
         try:
-            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                await sending
+            await _while_connected(receive, self._send(scope, receive, send))
         finally:
-            for task in (sending, leaving):
-                task.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await task
             await self._pieces.aclose()
 
     async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,6 +101,39 @@ class Answer(Response):
             yield b"".join(self._shape.broken(internal_error()))
             raise
         yield b"".join(self._shape.end())
+
+
+class Reply(Response):
+    """Sends as JSON what `making` makes, once it is there; a client that goes away ends its making."""
+
+    def __init__(self, making: Coroutine[Any, Any, Mapping[str, object]]) -> None:
+        super().__init__()
+        self._making = making
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request."""
+        await _while_connected(receive, self._send(scope, receive, send))
+
+    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response: Response = JSONResponse(await self._making)
+        except ApiError as error:
+            response = error.response()
+        await response(scope, receive, send)
+
+
+async def _while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Do `work`, as long as the client is there."""
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
 
 
 async def _disconnected(receive: Receive) -> None:

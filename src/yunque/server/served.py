@@ -1,6 +1,6 @@
 """What the server serves: the workspace's models, adapters and apps, opened when they are asked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -54,6 +54,10 @@ class Target(Protocol):
 
     def complete(self, prompt: Prompt, settings: Settings) -> Iterator[Chunk]:
         """Go on with a text, or answer it as a question."""
+        ...
+
+    def prepare(self, prompt: Prompt, settings: Settings) -> Callable[[], Iterator[Chunk]]:
+        """As `complete`, but it is begun when what this gives is called; what cannot be is told now."""
         ...
 
     def embed(self, texts: Sequence[Prompt]) -> Embeddings:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from yunque.apps.app import App, AppAnswer, load_app
@@ -42,6 +43,10 @@ class ServedApp:
 
     def complete(self, prompt: Prompt, settings: Settings) -> Iterator[Chunk]:
         """Answer a question; raises UserError for tokens, and for what only models do."""
+        return self.prepare(prompt, settings)()
+
+    def prepare(self, prompt: Prompt, settings: Settings) -> Callable[[], Iterator[Chunk]]:
+        """As `complete`, begun when it is called."""
         config = settings.config
         if not isinstance(prompt, str):
             raise UserError(f"{self.ref} is an app, and reads text: it has no tokens of its own")
@@ -50,7 +55,7 @@ class ServedApp:
                 f"{self.ref} is an app, and gives one answer as its definition says: it takes no n, logprobs, echo, "
                 "tools or form of the answer"
             )
-        return self._answer(prompt)
+        return partial(self._answer, prompt)
 
     def _answer(self, question: str) -> Iterator[Chunk]:
         for piece in self._app.stream(question):

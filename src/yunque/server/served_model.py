@@ -4,12 +4,13 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 
 from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig
+from yunque.generate.scheduler import Unwanted
 from yunque.llm import Chunk, Embeddings, LanguageModel, Message, Prompt, Usage
 from yunque.llm.embedding import LocalEncoder
 from yunque.llm.local import LocalModel
@@ -80,26 +81,28 @@ class ServedModel:
         said = "\n".join(f"{each.role}: {each.content}" for each in messages)
         if isinstance(self.model, LocalModel):
             prompt_ids = self.model.encode(messages, settings.config)
-            return self._answered(self.model, prompt_ids, said, settings)
-        return self._counted(said, self.model.stream_chat(messages, settings.config))
+            return self._prepared(self.model, prompt_ids, said, settings)()
+        return self._counted(said, 0, self.model.stream_chat(messages, settings.config))
 
     def complete(self, prompt: Prompt, settings: Settings) -> Iterator[Chunk]:
         """Go on with a text."""
+        return self.prepare(prompt, settings)()
+
+    def prepare(self, prompt: Prompt, settings: Settings) -> Callable[[], Iterator[Chunk]]:
+        """As `complete`, begun when it is called; what the key has not left, and what does not fit, is told now."""
         if isinstance(self.model, LocalModel):
             tokenizer = self.model.tokenizer
             ids = tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else list(prompt)
             text = prompt if isinstance(prompt, str) else tokenizer.decode(ids)
-            return self._answered(self.model, ids, text, settings)
-        text = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
-        return self._counted(text, self.model.stream_complete(prompt, settings.config))
+            return self._prepared(self.model, ids, text, settings)
+        text, model = prompt if isinstance(prompt, str) else " ".join(map(str, prompt)), self.model
+        return lambda: self._counted(text, 0, model.stream_complete(prompt, settings.config))
 
     def embed(self, texts: Sequence[Prompt]) -> Embeddings:
         """A vector for each text; raises UserError for a model that runs elsewhere."""
         if not isinstance(self.model, LocalModel):
             raise UserError(f"{self.ref} gives no vectors")
-        made = self.model.embed(texts)
-        account().used(made.prompt_tokens, 0)
-        return made
+        return _embedded(self.model, texts)
 
     def figures(self) -> dict[str, float]:
         """What its engine is doing, for the metrics."""
@@ -114,34 +117,41 @@ class ServedModel:
         if isinstance(self.model, LocalModel):
             self.model.close()
 
-    def _answered(self, model: LocalModel, ids: list[int], text: str, settings: Settings) -> Iterator[Chunk]:
-        config = _fitting(model, len(ids), settings)
-        account().reserve(len(ids), config.max_new_tokens * config.candidates)
-        return self._counted(text, model.stream_complete(ids, config, account().wanted))
+    def _prepared(
+        self, model: LocalModel, ids: list[int], text: str, settings: Settings
+    ) -> Callable[[], Iterator[Chunk]]:
+        current, config = account(), _fitting(model, len(ids), settings)
+        read = model.fitted(ids, config)
+        current.reserve(len(read), config.max_new_tokens * config.candidates)
+        return lambda: self._counted(text, len(read), model.stream_complete(read, config, current.wanted))
 
-    def _counted(self, prompt: str, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    def _counted(self, prompt: str, prompt_tokens: int, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         started = time.monotonic()
         current = account()
         texts: dict[int, list[str]] = {}
-        last = Chunk("")
+        last, written = Chunk(""), 0
         try:
             with closing(_as_generator(chunks)) as made:
                 for last in made:
                     if not last.echoed:
                         current.wrote(1)
+                        written += 1
                         texts.setdefault(last.index, []).append(last.text)
+                    if last.usage and last.usage.completion_tokens > written:
+                        # What was written for answers that are not given (`best_of`).
+                        current.wrote(last.usage.completion_tokens - written)
                     yield last
         finally:
             # An answer that broke off, or was not wanted any more, was given all the same.
             answer = "\n".join("".join(texts[index]) for index in sorted(texts))
-            self._log(prompt, answer, last, time.monotonic() - started)
+            usage = last.usage or Usage(prompt_tokens, written)
+            self._log(prompt, answer, last, usage, time.monotonic() - started)
 
-    def _log(self, prompt: str, answer: str, last: Chunk, seconds: float) -> None:
+    def _log(self, prompt: str, answer: str, last: Chunk, usage: Usage, seconds: float) -> None:
         from yunque.data.personal import Redaction
 
         redaction = Redaction()
         question, answered = redaction.redact(prompt), redaction.redact(answer)
-        usage = last.usage or Usage(0, 0)
         self._workspace.log_call(
             Call(
                 target=self.ref,
@@ -163,10 +173,23 @@ def _fitting(model: LocalModel, prompt_tokens: int, settings: Settings) -> Gener
     if settings.length_asked:
         return config
     rooms = [model.room(prompt_tokens, config.truncate)]
+    if config.truncate and model.context:
+        prompt_tokens = min(prompt_tokens, model.context)
     if (left := account().room) is not None:
         rooms.append((left - prompt_tokens) // config.candidates)
     length = max(1, min(config.max_new_tokens, *rooms))
     return config.model_copy(update={"max_new_tokens": length})
+
+
+def _embedded(model: LocalModel | LocalEncoder, texts: Sequence[Prompt]) -> Embeddings:
+    """A vector for each text; its tokens are put by before. Raises ApiError where nobody waits for it any more."""
+    current, ids = account(), model.read(texts)
+    current.reserve(sum(map(len, ids)), 0)
+    try:
+        return model.embed(ids, current.wanted)
+    except Unwanted:
+        current.check()
+        raise
 
 
 def _as_generator(chunks: Iterator[Chunk]) -> Generator[Chunk]:
@@ -195,11 +218,13 @@ class ServedEncoder:
         del prompt
         return self.chat([], settings)
 
+    def prepare(self, prompt: Prompt, settings: Settings) -> Callable[[], Iterator[Chunk]]:
+        """What it gives raises UserError."""
+        return lambda: self.complete(prompt, settings)
+
     def embed(self, texts: Sequence[Prompt]) -> Embeddings:
         """A vector for each text."""
-        made = self.local.embed(texts)
-        account().used(made.prompt_tokens, 0)
-        return made
+        return _embedded(self.local, texts)
 
     def close(self) -> None:
         """Nothing is held but memory, which goes with it."""

@@ -23,6 +23,7 @@ from yunque.workspace.api_keys import still_working
 
 _SHARE_OF_MEMORY = 0.7
 _LOOK_SECONDS = 1.0
+_END_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,9 @@ class Service:
         return self.workspace.catalog.path.is_file() and not self.stopping
 
     def _close(self) -> None:
-        self.workers.close(3.0)
+        self.workers.close(_END_SECONDS)
         if self.loading:
-            self.loading.close()
+            self.loading.close(_END_SECONDS)
 
     async def _look_after_keys(self) -> None:
         """Ends the requests whose key was revoked, or has expired, while they run."""

@@ -17,7 +17,8 @@ T = TypeVar("T")
 
 _IDLE_SECONDS = 60.0
 _BUFFERED = 256
-_LAST_STEP_SECONDS = 5.0
+# Less than the server waits for its connections at its end: the answer that says so goes out before they are closed.
+_LAST_STEP_SECONDS = 2.0
 
 
 class Workers:
