@@ -55,9 +55,9 @@ def test_a_prompt_is_kept_as_an_adapter_and_opened_by_its_name(workspace, family
     by_hand = load_adapter(load_model(workspace.files(base)), workspace.files(made))
     assert torch.equal(prompt_vectors(by_hand), prompt_vectors(tuned.engine.model))
     config = GenerationConfig(max_new_tokens=3)
-    served = Served(workspace).open("adapter/polite")
-    text = "".join(piece.text for piece in served.chat(said, Settings(config, True)))
-    assert text == tuned.chat(said, config).text
+    with Served(workspace).use("adapter/polite") as served:
+        text = "".join(piece.text for piece in served.chat(said, Settings(config, True)))
+        assert text == tuned.chat(said, config).text
     assert "adapter/polite" in {each["id"] for each in Served(workspace).listed()}
 
 

@@ -33,10 +33,10 @@ def spied(monkeypatch, opened: LocalModel) -> list[tuple[list[int], list[int]]]:
     seen: list[tuple[list[int], list[int]]] = []
     stream, score = opened.engine.stream, opened.engine.score
     monkeypatch.setattr(
-        opened.engine, "stream", lambda ids, config: seen.append((ids, [])) or stream(ids, config)
+        opened.engine, "stream", lambda ids, *how, **more: seen.append((ids, [])) or stream(ids, *how, **more)
     )
     monkeypatch.setattr(
-        opened.engine, "score", lambda ids, more: seen.append((ids, more)) or score(ids, more)
+        opened.engine, "score", lambda ids, more, *how: seen.append((ids, more)) or score(ids, more, *how)
     )
     return seen
 
@@ -44,12 +44,12 @@ def spied(monkeypatch, opened: LocalModel) -> list[tuple[list[int], list[int]]]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_scoring_and_serving_use_the_same_ids(workspace, monkeypatch, family) -> None:
     made = put_writer(workspace, family)
-    served = Served(workspace).open(made.ref)
-    opened = served._model
-    seen = spied(monkeypatch, opened)
-    (example,) = encode_rows(opened.engine.tokenizer, opened.engine.model, ROWS[:1], None, 64, None)
     said = [Message("user", ROWS[0].question)]
-    list(served.chat(said, Settings(GenerationConfig(max_new_tokens=2), True)))
+    with Served(workspace).use(made.ref) as served:
+        opened = served.model
+        seen = spied(monkeypatch, opened)
+        list(served.chat(said, Settings(GenerationConfig(max_new_tokens=2), True)))
+    (example,) = encode_rows(opened.engine.tokenizer, opened.engine.model, ROWS[:1], None, 64, None)
     opened.score(said, [ROWS[0].answer])
     assert seen == [(example.written.prompt, []), (example.written.prompt, example.written.answer)]
     assert example.written.answer[-1] == opened.engine.tokenizer.end_id
