@@ -12,19 +12,11 @@ import time
 from collections.abc import Callable
 
 import torch
+from engine import SHAPE
 
 from yunque.model import Llama, LlamaConfig, quantize_model
 
-SMOLLM2 = LlamaConfig(
-    vocab_size=49152,
-    hidden_size=576,
-    intermediate_size=1536,
-    num_hidden_layers=30,
-    num_attention_heads=9,
-    num_key_value_heads=3,
-    max_position_embeddings=2048,
-    tie_word_embeddings=True,
-)
+SMOLLM2 = LlamaConfig(**SHAPE)
 
 
 def one_token(model: Llama) -> Callable[[], object]:

@@ -17,6 +17,7 @@ from yunque.generate.scheduler import Job, Scheduler
 from yunque.generate.speculation import Proposal
 from yunque.generate.step import Step
 from yunque.generate.steps import Steps, best_of
+from yunque.generate.turn import Turn
 from yunque.generate.writing import Scoring, Writing
 from yunque.tokenizer import Tokenizer
 
@@ -98,7 +99,7 @@ def runner() -> Reckoner:
 
 @pytest.fixture
 def scheduler(runner):
-    made = Scheduler(runner, threading.Lock(), chunk=8)
+    made = Scheduler(runner, Turn(), chunk=8)
     yield made
     made.close()
     assert runner.open_texts == 0, "every text gave its place back"
@@ -161,7 +162,7 @@ def test_a_text_joins_others_under_way(scheduler, runner, tokenizer) -> None:
 def test_long_prompts_are_read_in_pieces_while_others_write(runner, tokenizer) -> None:
     gate = threading.Event()
     runner.before_run = lambda: gate.wait(5) and None
-    scheduler = Scheduler(runner, threading.Lock(), chunk=8)
+    scheduler = Scheduler(runner, Turn(), chunk=8)
     writer = begun(scheduler, tokenizer, [9], GREEDY)
     reader = begun(scheduler, tokenizer, list(range(9, 49)), GREEDY)
     gate.set()
@@ -187,7 +188,7 @@ def test_a_closed_stream_frees_its_place_within_one_step(scheduler, runner, toke
 
 def test_who_finds_no_room_waits_its_turn(tokenizer) -> None:
     runner = Reckoner(places=2)
-    scheduler = Scheduler(runner, threading.Lock())
+    scheduler = Scheduler(runner, Turn())
     streams = [begun(scheduler, tokenizer, [9 + n], GREEDY) for n in range(6)]
     for n, stream in enumerate(streams):
         assert [step.token_id for step in stream] == written(runner, tokenizer, [9 + n], 12)
@@ -323,7 +324,7 @@ def test_a_failure_of_the_runner_is_told_to_all_and_the_next_request_is_answered
 
 def test_its_thread_ends_when_there_is_nothing_to_do_and_comes_back(runner, tokenizer, monkeypatch) -> None:
     monkeypatch.setattr(Scheduler, "_IDLE_SECONDS", 0.01)
-    scheduler = Scheduler(runner, threading.Lock())
+    scheduler = Scheduler(runner, Turn())
     for _ in range(3):
         assert len(list(begun(scheduler, tokenizer, [9], GREEDY))) == 12
         while scheduler._thread is not None:
@@ -335,7 +336,7 @@ def test_its_thread_ends_when_there_is_nothing_to_do_and_comes_back(runner, toke
 
 def test_closing_ends_what_is_under_way_and_what_waits(tokenizer) -> None:
     runner = Reckoner(places=1)
-    scheduler = Scheduler(runner, threading.Lock())
+    scheduler = Scheduler(runner, Turn())
     endless = GREEDY.model_copy(update={"max_new_tokens": 10**6})
     first, second = (begun(scheduler, tokenizer, [9], endless) for _ in range(2))
     next(first)

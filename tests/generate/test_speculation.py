@@ -1,7 +1,6 @@
 """Guesses that are verified change nothing but the speed: the same greedy tokens, the same distribution of others."""
 
 import itertools
-import threading
 from collections import Counter
 from collections.abc import Sequence
 
@@ -16,6 +15,7 @@ from yunque.generate.grammar_compiling import grammar_of, validate
 from yunque.generate.runner import Work
 from yunque.generate.sampler import Sampler
 from yunque.generate.speculation import ModelDraft, PromptLookup, Proposal, verify
+from yunque.generate.turn import Turn
 from yunque.tokenizer import Tokenizer
 
 V = 4
@@ -153,7 +153,7 @@ def test_a_small_model_that_draws_with_the_same_settings_changes_no_distribution
 
     class Fresh:
         def propose(self, *given) -> Proposal:
-            return ModelDraft(ToyRunner(BAD), 9, 999, threading.Lock()).propose(*given)
+            return ModelDraft(ToyRunner(BAD), 9, 999, Turn()).propose(*given)
 
     assert p_value(settings, Fresh()) > 1e-4
 
@@ -178,7 +178,7 @@ def test_greedy_tokens_are_those_of_the_model_alone(fields: dict, draft: str) ->
     settings = config(temperature=0.0, max_new_tokens=40, **fields)
     drafts = {
         "lookup": PromptLookup(3, 1),
-        "model": ModelDraft(ToyRunner(TARGET), 99, 999, threading.Lock()),
+        "model": ModelDraft(ToyRunner(TARGET), 99, 999, Turn()),
         "bad": Reciter(BAD, certain=True),
     }
     alone = write([0, 3, 1], settings)
@@ -189,7 +189,7 @@ def test_greedy_tokens_are_those_of_the_model_alone(fields: dict, draft: str) ->
 def test_a_draft_that_is_the_model_has_every_token_kept() -> None:
     for fields in ({"temperature": 0.0}, {"seed": 3}, {"seed": 4, **PENALTIES}):
         runner = ToyRunner(TARGET)
-        draft, sampler = ModelDraft(runner, 99, 999, threading.Lock()), Sampler(config(**fields), [1], V)
+        draft, sampler = ModelDraft(runner, 99, 999, Turn()), Sampler(config(**fields), [1], V)
         ids = [1]
         while len(ids) < 17:
             proposal = draft.propose(ids, 3, sampler)
@@ -205,7 +205,7 @@ def test_a_draft_that_is_the_model_has_every_token_kept() -> None:
 
 def test_the_small_model_reads_each_token_once() -> None:
     runner = ToyRunner(BAD)
-    draft, sampler = ModelDraft(runner, 99, 999, threading.Lock()), Sampler(config(seed=1), [], V)
+    draft, sampler = ModelDraft(runner, 99, 999, Turn()), Sampler(config(seed=1), [], V)
     draft.propose([1, 2, 3], 3, sampler)
     [text] = runner.texts
     assert text.length == 5
@@ -280,6 +280,6 @@ def test_answers_with_a_form_stay_valid_and_whole_with_proposals(tokenizer) -> N
 
 
 def test_beyond_the_context_of_the_small_model_nothing_is_proposed() -> None:
-    draft, sampler = ModelDraft(ToyRunner(TARGET), 99, 6, threading.Lock()), Sampler(config(), [], V)
+    draft, sampler = ModelDraft(ToyRunner(TARGET), 99, 6, Turn()), Sampler(config(), [], V)
     assert len(draft.propose([1, 2, 3, 4], 5, sampler).ids) == 2
     assert draft.propose([1, 2, 3, 4, 1, 2], 5, sampler).ids == ()

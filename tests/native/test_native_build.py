@@ -1,6 +1,7 @@
 """The library is compiled once; where it cannot be, one sentence says why and PyTorch does the work."""
 
 import logging
+import os
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -103,3 +104,17 @@ def test_it_can_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     log = compiler(tmp_path, monkeypatch, 'echo made > "$last"')
     monkeypatch.setenv("YUNQUE_NATIVE", "0")
     assert native_library() is None and not log.exists()
+
+
+def test_what_a_killed_compiler_left_is_removed(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "yunque" / "native"
+    folder.mkdir(parents=True)
+    old, fresh = folder / "tmpold.so", folder / "tmpfresh.so"
+    for left in (old, fresh):
+        left.touch()
+    os.utime(old, (0, 0))
+    monkeypatch.setenv("CXX", "false")
+    with pytest.raises(NotBuilt):
+        build()
+    assert not old.exists() and fresh.exists()

@@ -47,6 +47,22 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
+def opened_models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The models that are opened from now on, in their order."""
+    from yunque.llm.local import LocalModel
+
+    opened: list[str] = []
+    real = LocalModel.open.__func__  # type: ignore[attr-defined]
+
+    def counting(cls: type[LocalModel], workspace: Workspace, ref: str, *others: Any) -> LocalModel:
+        opened.append(ref)
+        return real(cls, workspace, ref, *others)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(LocalModel, "open", classmethod(counting))
+    return opened
+
+
+@pytest.fixture
 def start() -> Iterator[Callable[..., Running]]:
     """Starts servers, and ends them after the test."""
     running: list[tuple[object, threading.Thread, socket.socket]] = []

@@ -20,7 +20,7 @@ class PlainEngine:
     def __init__(self, real: Any, script: Sequence[str] = ()) -> None:
         self.model, self.tokenizer, self.name = real.model, real.tokenizer, real.name
         self.context, self.room, self.score = real.context, real.room, real.score
-        self._check, self.cut = real._check_room, real.cut
+        self._check, self.cut = real.check_room, real.cut
         self._script = script
         self.configs: list[GenerationConfig] = []
         self.prompts: list[list[int]] = []

@@ -40,22 +40,14 @@ def with_app(tmp_path: Path, workspace: Workspace, put_tiny_model: Callable[...,
 
 
 def test_an_app_and_its_model_are_opened_once_for_all(
-    with_app: Workspace, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    with_app: Workspace, start: Callable[..., Any], opened_models: list[str]
 ) -> None:
-    opened: list[str] = []
-    real = LocalModel.open.__func__  # type: ignore[attr-defined]
-
-    def counting(cls: type[LocalModel], workspace: Workspace, ref: str, *others: Any) -> LocalModel:
-        opened.append(ref)
-        return real(cls, workspace, ref, *others)  # type: ignore[no-any-return]
-
-    monkeypatch.setattr(LocalModel, "open", classmethod(counting))
     running = start(with_app)
     client = running.client()
     for name in ("app/writer", "mini", "app/writer", "mini"):
         answer = client.chat.completions.create(model=name, messages=QUESTION, max_tokens=4)
         assert 1 <= answer.usage.completion_tokens <= 4
-    assert opened == ["model/mini@1"]
+    assert opened_models == ["model/mini@1"]
     figures = httpx.get(running.root + "/metrics").text
     assert 'yunque_model_bytes{model="app/writer@1"} 0.0' in figures
     assert "yunque_models_loaded 2.0" in figures

@@ -77,11 +77,13 @@ def test_vectors_are_made_in_turns_and_only_while_they_are_wanted(
     running: Any, model: LocalModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns: list[int] = []
+    pauses = [0.0]
     alone = model.engine.alone
 
     @contextmanager
     def counting() -> Iterator[Any]:
         turns.append(1)
+        time.sleep(pauses[0])
         with alone() as network:
             yield network
 
@@ -98,7 +100,7 @@ def test_vectors_are_made_in_turns_and_only_while_they_are_wanted(
     everything = len(running.client().embeddings.create(model="mini", input=texts).data)
     whole = len(turns)
     turns.clear()
-    monkeypatch.setattr("yunque.llm.embedding._PAUSE_SECONDS", 0.1)
+    pauses[0] = 0.1
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{running.url}/embeddings", json={"model": "mini", "input": texts}, timeout=0.25)
     time.sleep(1.0)

@@ -16,7 +16,6 @@ from yunque.apps.index import build_index
 from yunque.data.dataset import write_dataset
 from yunque.data.row import Row, Source, row_id
 from yunque.llm import open_model
-from yunque.llm.local import LocalModel
 from yunque.tokenizer import Tokenizer
 from yunque.workspace import Artifact, Workspace, read_calls
 
@@ -97,15 +96,7 @@ def test_too_long_a_conversation_is_told_by_its_code(running: Any) -> None:
     assert answer.usage.total_tokens <= 128
 
 
-def test_a_model_is_opened_once(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
-    real = LocalModel.open.__func__  # type: ignore[attr-defined]
-
-    def counting(cls: type[LocalModel], workspace: Workspace, ref: str, *others: Any) -> LocalModel:
-        opened.append(ref)
-        return real(cls, workspace, ref, *others)  # type: ignore[no-any-return]
-
-    monkeypatch.setattr(LocalModel, "open", classmethod(counting))
+def test_a_model_is_opened_once(running: Any, opened_models: list[str]) -> None:
     body = {"model": "mini", "prompt": "Cada", "max_tokens": 1}
     threads = [
         threading.Thread(
@@ -117,7 +108,7 @@ def test_a_model_is_opened_once(running: Any, monkeypatch: pytest.MonkeyPatch) -
         thread.start()
     for thread in threads:
         thread.join()
-    assert opened == ["model/mini@1"]
+    assert opened_models == ["model/mini@1"]
 
 
 def test_an_app_answers_with_readable_sources_and_citations_as_data(running: Any) -> None:

@@ -19,8 +19,8 @@ def create(
     name: str = typer.Argument(help="Who or what the key is for."),
     scope: list[str] = typer.Option(
         [],
-        help="What the key may do: models, generate, embeddings, tokenize, metrics, admin. Give it several times for "
-        "several. Default: all but metrics and admin.",
+        help="What the key may do: models, generate, embeddings, tokenize, metrics. Give it several times for "
+        "several. Default: all but metrics.",
         show_default=False,
     ),
     model: list[str] = typer.Option(

@@ -26,6 +26,7 @@ from yunque.generate.speculation import Draft, ModelDraft, PromptLookup
 from yunque.generate.step import Step
 from yunque.generate.steps import Steps, best_of
 from yunque.generate.text_stream import TextStream
+from yunque.generate.turn import Turn
 from yunque.generate.writing import Scoring, Writing
 from yunque.model import EncoderDecoder, LanguageModel
 from yunque.model.decoder import Decoder
@@ -70,7 +71,7 @@ class Engine:
         self.name = name
         self.context = model.config.context or sys.maxsize
         # Two forwards at once would share the same cores and both be slower.
-        self._turn = threading.Lock()
+        self._turn = Turn()
         # Rows that only fill up a vocabulary (to a rounder number) were never trained, and stand for no token.
         spare = range(tokenizer.vocab_size, model.config.vocab_size)
         marks = [id for id in tokenizer.mark_ids if id < model.config.vocab_size]
@@ -113,7 +114,7 @@ class Engine:
         prompt = list(prompt_ids) or [tokenizer.end_id if tokenizer.bos_id is None else tokenizer.bos_id]
         if config.truncate:
             prompt = self.cut(prompt, config.max_new_tokens)
-        self._check_room(len(prompt), config.max_new_tokens)
+        self.check_room(len(prompt), config.max_new_tokens)
         self._check_tokens(prompt)
         if config.num_beams > 1:
             return self._searched(prompt, config)
@@ -205,7 +206,7 @@ class Engine:
         if not prompt_ids or not continuation_ids:
             raise UserError("a continuation is scored after a prompt: neither may be empty")
         prompt, continuation = list(prompt_ids), list(continuation_ids)
-        self._check_room(len(prompt), len(continuation))
+        self.check_room(len(prompt), len(continuation))
         self._check_tokens([*prompt, *continuation])
         told = queue.SimpleQueue[float | Exception]()
         scoring = Scoring(continuation, told.put)
@@ -297,7 +298,7 @@ class Engine:
                 f"{self.name} knows {self.model.config.vocab_size} tokens: none has the number {worst}"
             )
 
-    def _check_room(self, prompt: int, fresh: int) -> None:
+    def check_room(self, prompt: int, fresh: int) -> None:
         if isinstance(self.model, EncoderDecoder):
             # Source and target have a context each.
             for what, count in (("prompt has", prompt), ("answer may have", fresh)):

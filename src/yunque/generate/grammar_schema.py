@@ -137,7 +137,7 @@ def _check_sizes(schema: Schema) -> None:
 def check_pattern(pattern: str) -> str:
     """The pattern; raises UserError where what it matches has thousands of characters at the least."""
     try:
-        least: int = re._parser.parse(pattern).getwidth()[0]  # type: ignore[attr-defined]
+        least: int = _parsed(pattern).getwidth()[0]
     except (re.error, RecursionError, OverflowError, ValueError):
         least = 0
     if least > _LONGEST_TEXT:
@@ -209,9 +209,15 @@ def schema_strings(schema: Any) -> Iterator[str]:
 def shortest_match(pattern: str) -> str | None:
     """A short text that a regular expression matches, by Python's reading of it; None where it cannot read it."""
     try:
-        return _shortest(re._parser.parse(pattern))  # type: ignore[attr-defined]
+        return _shortest(_parsed(pattern))
     except (re.error, RecursionError, OverflowError, ValueError):
         return None
+
+
+def _parsed(pattern: str) -> Any:
+    # Python has no public way to its reading of a pattern (`sre_parse` is deprecated). What is read here is a hint
+    # only, for the search of a short text: the grammar library decides what matches.
+    return re._parser.parse(pattern)  # type: ignore[attr-defined]  # typeshed leaves it out
 
 
 def _shortest(parsed: Any) -> str:

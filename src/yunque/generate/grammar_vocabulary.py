@@ -37,7 +37,7 @@ class _Wrapper:
 def byte_tokenizer() -> LLTokenizer:
     """A vocabulary of the 256 bytes and an end."""
     tokens = [bytes([byte]) for byte in range(256)]
-    return LLTokenizer(_Wrapper([*tokens, b"end"], [256], 256, str.encode), slices=[])  # type: ignore[arg-type]
+    return LLTokenizer(_Wrapper([*tokens, b"end"], [256], 256, str.encode), slices=[])  # type: ignore[arg-type]  # any such object will do
 
 
 class Vocabulary:
@@ -64,7 +64,7 @@ class Vocabulary:
         wrapper = _Wrapper(
             named, special, ends[0], lambda text: found(text) if (found := canonical()) else ()
         )
-        self.tokenizer = LLTokenizer(wrapper, eos_token=ends)  # type: ignore[arg-type]
+        self.tokenizer = LLTokenizer(wrapper, eos_token=ends)  # type: ignore[arg-type]  # any such object will do
         self.tokens = tokens
         self.first_digits, self.long_exponents = _digits(tokens)
         self._fewest = lru_cache(maxsize=1024)(self._find_fewest)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from yunque.errors import UserError
 from yunque.generate.runner import NoRoom, Runner, Text, Work
+from yunque.generate.turn import Turn
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Scheduler:
 
     _IDLE_SECONDS = 1.0
 
-    def __init__(self, runner: Runner, turn: threading.Lock, most_texts: int = 64, chunk: int = 256) -> None:
+    def __init__(self, runner: Runner, turn: Turn, most_texts: int = 64, chunk: int = 256) -> None:
         """`turn` is held during each step: whoever else computes the model takes it too."""
         self._runner = runner
         self._turn = turn

@@ -8,7 +8,6 @@ which tokens were written, 1 to k + 1; what was read behind the last one but its
 Shapes: K proposed tokens, V vocab_size.
 """
 
-import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +19,7 @@ from yunque.generate.grammar import Grammar
 from yunque.generate.runner import Runner, Text, Work
 from yunque.generate.sampler import Chosen, Sampler
 from yunque.generate.sampling import Floats
+from yunque.generate.turn import Turn
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class ModelDraft:
     proposed. `turn` is held while it computes. Raises NoRoom from `propose` where its cache is full.
     """
 
-    def __init__(self, runner: Runner, room: int, context: int, turn: threading.Lock) -> None:
+    def __init__(self, runner: Runner, room: int, context: int, turn: Turn) -> None:
         self._runner = runner
         self._room = room
         self._context = context

@@ -3,8 +3,6 @@
 Shapes: B texts, T positions, D hidden_size.
 """
 
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from yunque.errors import UserError
 from yunque.generate.scheduler import Unwanted
+from yunque.generate.turn import Turn
 from yunque.llm.face import ContextOverflow, Embeddings, Prompt
 from yunque.model import CausalModel, Encoder, EncoderDecoder, LanguageModel, load_model
 from yunque.tokenizer import Tokenizer, tokenizer_of
@@ -20,7 +19,6 @@ from yunque.workspace import Workspace
 
 # Read in one turn; who writes waits for no more than that.
 _MOST_POSITIONS = 512
-_PAUSE_SECONDS = 0.001
 
 
 class LocalEncoder:
@@ -34,7 +32,7 @@ class LocalEncoder:
         self.tokenizer = tokenizer
         self.context = model.config.context
         # Two forwards at once would share the same cores and both be slower.
-        self._turn = threading.Lock()
+        self._turn = Turn()
 
     @classmethod
     def open(cls, workspace: Workspace, ref: str) -> "LocalEncoder":
@@ -95,12 +93,9 @@ def embed_with(
     Unwanted where `wanted`, asked before each turn, says no.
     """
     vectors: list[list[float]] = [[] for _ in ids]
-    for number, rows in enumerate(_batches(ids)):
+    for rows in _batches(ids):
         if wanted and not wanted():
             raise Unwanted
-        if number:
-            # A lock that is let go and taken at once is seldom got by those who wait for it.
-            time.sleep(_PAUSE_SECONDS)
         with alone() as model:
             made = _vectors(model, [list(ids[row]) for row in rows]).tolist()
         for row, vector in zip(rows, made, strict=True):

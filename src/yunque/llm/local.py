@@ -126,12 +126,12 @@ class LocalModel:
                 f"token {beyond} does not exist: {self.name} has {engine.model.config.vocab_size}"
             )
         read = engine.cut(prompt_ids, fresh) if config.truncate else prompt_ids
-        if fresh > engine.room(len(read)):
-            try:
-                # The engine says why not, with the length that the prompt has.
-                engine.stream(prompt_ids, config.model_copy(update={"truncate": False}), self.adapter)
-            except UserError as error:
-                raise ContextOverflow(str(error), self.room(len(prompt_ids), config.truncate)) from None
+        try:
+            if fresh > engine.room(len(read)):
+                # Told with the length that the prompt has, not with what would be left of it.
+                engine.check_room(len(prompt_ids), fresh)
+        except UserError as error:
+            raise ContextOverflow(str(error), self.room(len(prompt_ids), config.truncate)) from None
         return read
 
     def room(self, prompt_tokens: int, truncate: bool = False) -> int:

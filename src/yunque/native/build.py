@@ -14,6 +14,8 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 _LOG = logging.getLogger(__name__)
@@ -113,10 +115,19 @@ def _cache() -> Path:
     return (Path(home) if home else Path("~/.cache").expanduser()) / "yunque" / "native"
 
 
+def _sweep(folder: Path) -> None:
+    """Remove what a compiler left behind that was killed; one that still runs is younger than its time limit."""
+    for left in folder.glob("tmp*.so"):
+        with suppress(OSError):  # another process was quicker
+            if time.time() - left.stat().st_mtime > _SECONDS:
+                left.unlink()
+
+
 def _compile(command: list[str], target: Path) -> None:
     made = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _sweep(target.parent)
         # Made under a name of its own and put in place at once: two processes may do so at the same time.
         handle, name = tempfile.mkstemp(suffix=".so", dir=target.parent)
         os.close(handle)

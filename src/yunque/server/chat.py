@@ -13,7 +13,7 @@ from yunque.llm import Chunk, FinishReason, Message, TokenLogprob, ToolCall, Too
 from yunque.server.errors import ApiError
 from yunque.server.messages import ChatMessage, conversation
 from yunque.server.parsing import refuse
-from yunque.server.requests import MOST_TOKENS, GenerationRequest, Part, Unused, only
+from yunque.server.requests import MOST_TOKENS, AccountFields, GenerationRequest, Part, Unused, only
 from yunque.server.said import Said, ScoredToken, UsageBody, extra_of, gather, scored_tokens, usage_body
 from yunque.server.sending import event
 from yunque.server.served import Settings
@@ -51,7 +51,7 @@ class NamedTool(Part):
     function: NamedFunction
 
 
-class ChatRequest(GenerationRequest):
+class ChatRequest(GenerationRequest, AccountFields):
     """The body of /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
@@ -71,11 +71,6 @@ class ChatRequest(GenerationRequest):
     moderation: only() = None  # type: ignore[valid-type]
     store: Unused = None
     metadata: Unused = None
-    service_tier: Unused = None
-    prompt_cache_key: Unused = None
-    prompt_cache_options: Unused = None
-    prompt_cache_retention: Unused = None
-    safety_identifier: Unused = None
     reasoning_effort: Unused = None
     verbosity: Unused = None
 

@@ -95,6 +95,16 @@ class StructuredOutputs(Part):
     json_object: bool | None = None
 
 
+class AccountFields(BaseModel):
+    """What OpenAI's clients send for OpenAI's own accounts and caches."""
+
+    service_tier: Unused = None
+    prompt_cache_key: Unused = None
+    prompt_cache_options: Unused = None
+    prompt_cache_retention: Unused = None
+    safety_identifier: Unused = None
+
+
 class GenerationRequest(Part):
     """What all generating endpoints but /v1/responses take."""
 

@@ -18,6 +18,7 @@ from yunque.server.messages import Content, TextPart, text_of
 from yunque.server.parsing import refuse
 from yunque.server.requests import (
     MOST_TOKENS,
+    AccountFields,
     JsonObjectForm,
     Part,
     TextForm,
@@ -61,7 +62,7 @@ class TextSettings(Part):
     verbosity: Unused = None
 
 
-class ResponseRequest(Part):
+class ResponseRequest(Part, AccountFields):
     """The body of /v1/responses."""
 
     model: str = Field(min_length=1, max_length=200)
@@ -92,11 +93,6 @@ class ResponseRequest(Part):
     user: Unused = None
     parallel_tool_calls: Unused = None
     reasoning: Unused = None
-    safety_identifier: Unused = None
-    service_tier: Unused = None
-    prompt_cache_key: Unused = None
-    prompt_cache_options: Unused = None
-    prompt_cache_retention: Unused = None
 
     @property
     def scored(self) -> bool:

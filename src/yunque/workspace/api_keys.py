@@ -12,7 +12,7 @@ from typing import Any
 
 from yunque.errors import UserError
 
-SCOPES = ("models", "generate", "embeddings", "tokenize", "metrics", "admin")
+SCOPES = ("models", "generate", "embeddings", "tokenize", "metrics")
 USUAL_SCOPES = ("models", "generate", "embeddings", "tokenize")
 
 _PREFIX = "yq-"
