@@ -1,4 +1,4 @@
-"""Fits the models that rank sentences and decide whether they answer, and writes src/yunque/apps/ranking.json.
+"""Fits the models that rank sentences and decide whether they answer; writes apps/retrieval/ranking.json.
 
     python tools/fit_ranking.py
 
@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from yunque.apps.definition import add_app, load_definition
-from yunque.apps.extractive import CANDIDATES, Finder
-from yunque.apps.features import ANSWER, SENTENCE, Features, Sentence
-from yunque.apps.index import Index, build_index
-from yunque.apps.measure import Measured, TestQuestion, ask, holds_the_fact, read_questions
-from yunque.apps.question import Question
-from yunque.apps.ranking import FILE, Ranking
-from yunque.apps.synonyms import Synonyms
+from yunque.apps.retrieval.extractive import CANDIDATES, Finder
+from yunque.apps.retrieval.features import ANSWER, SENTENCE, Features, Sentence
+from yunque.apps.retrieval.index import Index, build_index
+from yunque.apps.retrieval.measure import Measured, TestQuestion, ask, holds_the_fact, read_questions
+from yunque.apps.retrieval.question import Question
+from yunque.apps.retrieval.ranking import FILE, Ranking
+from yunque.apps.retrieval.synonyms import Synonyms
 from yunque.data import prepare
 from yunque.workspace import Workspace
 

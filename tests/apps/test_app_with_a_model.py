@@ -97,7 +97,7 @@ def test_a_question_is_never_template_code(open_probe: Callable[..., App]) -> No
 def test_a_passage_with_orders_in_it_is_kept_from_the_model(
     open_probe: Callable[..., App], workspace: Workspace
 ) -> None:
-    from yunque.apps.index import build_index
+    from yunque.apps.retrieval.index import build_index
     from yunque.data.dataset import write_dataset
     from yunque.data.row import Row, Source
 

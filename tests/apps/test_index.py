@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from yunque.apps.index import Index, IndexConfig, build_index
-from yunque.apps.keywords import K1, B, KeywordIndex
+from yunque.apps.retrieval.index import Index, IndexConfig, build_index
+from yunque.apps.retrieval.keywords import K1, B, KeywordIndex
 from yunque.errors import UserError
 from yunque.workspace import Workspace
 

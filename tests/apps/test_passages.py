@@ -1,4 +1,4 @@
-from yunque.apps.passages import Passage, cut
+from yunque.apps.retrieval.passages import Passage, cut
 from yunque.data.row import Row, Source
 
 

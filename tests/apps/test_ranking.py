@@ -1,7 +1,7 @@
 import numpy as np
 
-from yunque.apps.features import ANSWER, SENTENCE
-from yunque.apps.ranking import Ranking
+from yunque.apps.retrieval.features import ANSWER, SENTENCE
+from yunque.apps.retrieval.ranking import Ranking
 
 
 def test_the_shipped_weights_say_what_anyone_would_expect() -> None:

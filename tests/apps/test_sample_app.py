@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from yunque.apps.definition import add_app
-from yunque.apps.index import build_index
-from yunque.apps.measure import TestQuestion, measure_index, read_questions
+from yunque.apps.retrieval.index import build_index
+from yunque.apps.retrieval.measure import TestQuestion, measure_index, read_questions
 from yunque.data import prepare
 from yunque.guard import open_app
 from yunque.workspace import Workspace

@@ -1,5 +1,5 @@
-from yunque.apps.keywords import KeywordIndex
-from yunque.apps.words import language_of, stem, words_of
+from yunque.apps.retrieval.keywords import KeywordIndex
+from yunque.apps.retrieval.words import language_of, stem, words_of
 
 
 def test_forms_of_a_word_share_a_stem_and_different_words_do_not() -> None:

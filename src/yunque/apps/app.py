@@ -9,13 +9,13 @@ from typing import Any
 
 from yunque.apps.checks import Checked, Exchange, Guard, Verdict
 from yunque.apps.definition import AppDefinition, load_definition
-from yunque.apps.extractive import Candidate, Finder
-from yunque.apps.grounding import cited_numbers, is_supported, without_invented
-from yunque.apps.index import Index
-from yunque.apps.passages import RECORD, Passage
-from yunque.apps.question import Question
-from yunque.apps.synonyms import Synonyms
-from yunque.apps.words import Language, language_of
+from yunque.apps.retrieval.extractive import Candidate, Finder
+from yunque.apps.retrieval.grounding import cited_numbers, is_supported, without_invented
+from yunque.apps.retrieval.index import Index
+from yunque.apps.retrieval.passages import RECORD, Passage
+from yunque.apps.retrieval.question import Question
+from yunque.apps.retrieval.synonyms import Synonyms
+from yunque.apps.retrieval.words import Language, language_of
 from yunque.errors import UserError
 from yunque.llm.face import ContextOverflow, LanguageModel, Message, ModelUnavailable, Usage
 from yunque.workspace import Artifact, Call, Workspace

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from yunque.apps.extractive import Relevance
-from yunque.apps.words import LANGUAGES, Language
+from yunque.apps.retrieval.extractive import Relevance
+from yunque.apps.retrieval.words import LANGUAGES, Language
 from yunque.configuration import Settings, read_yaml, validated
 from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig

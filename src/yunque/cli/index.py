@@ -17,7 +17,7 @@ def build(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Cut datasets into passages and index them."""
-    from yunque.apps.index import IndexConfig, build_index
+    from yunque.apps.retrieval.index import IndexConfig, build_index
     from yunque.workspace import Workspace
 
     workspace = Workspace.open()
@@ -48,7 +48,7 @@ def search(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """The passages nearest to some words."""
-    from yunque.apps.index import Index
+    from yunque.apps.retrieval.index import Index
     from yunque.workspace import Workspace
 
     hits = Index.open(Workspace.open(), index).search(words, k, language)
@@ -79,7 +79,7 @@ def evaluate(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Measure an index: what it finds, how many answers hold the fact, and what it refuses."""
-    from yunque.apps.measure import measure_index, read_questions
+    from yunque.apps.retrieval.measure import measure_index, read_questions
     from yunque.workspace import Workspace
 
     workspace = Workspace.open()

@@ -16,26 +16,51 @@ Prompt = str | Sequence[int]
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens read and tokens written."""
+    """Tokens read and tokens written.
+
+    Of those read, `cached_tokens` came out of a provider's cache, and `cache_write_tokens` were put into it.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
-            self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
         )
 
 
 @dataclass(frozen=True)
+class Cost:
+    """US dollars by a price list, and the date of that list; what runs here costs nothing, and has none."""
+
+    usd: float
+    prices_of: str = ""
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.usd + other.usd, self.prices_of or other.prices_of)
+
+
+@dataclass(frozen=True)
 class Completion:
-    """What a model answered; `model` is the name of the one that did."""
+    """What a model answered; `model` is the name of the one that did.
+
+    `cost` is None where no price is known; `note` says what a user should know of how it came about (another model
+    answered because this one could not).
+    """
 
     text: str
     model: str
     finish_reason: FinishReason
     usage: Usage
     tool_calls: tuple[ToolCall, ...] = ()
+    cost: Cost | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,7 +101,9 @@ def joined_calls(parts: Iterable[ToolCallPart]) -> tuple[ToolCall, ...]:
 @dataclass(frozen=True)
 class Chunk:
     """A piece of a streamed answer; the last one carries `finish_reason`, `usage` and `model` (the name of the one
-    that answered), and may have no text.
+    that answered), `cost` and `note` as a Completion has them, and may have no text.
+
+    With `restart` all that was streamed before is void: the model broke off, and the answer begins again.
 
     Of several answers to one request, `index` says which this belongs to: each has its own `finish_reason`, and the
     last chunk of all the `usage`. `tokens` are those that the piece came from, if log-probabilities were asked for;
@@ -91,14 +118,18 @@ class Chunk:
     echoed: bool = False
     tokens: tuple[TokenLogprob, ...] = ()
     tool_calls: tuple[ToolCallPart, ...] = ()
+    cost: Cost | None = None
+    note: str = ""
+    restart: bool = False
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """A vector of length 1 for each text, and how many tokens were read for them."""
+    """A vector of length 1 for each text, how many tokens were read for them, and what that cost."""
 
     vectors: list[list[float]]
     prompt_tokens: int
+    cost: Cost | None = None
 
 
 class LanguageModel(Protocol):
@@ -137,8 +168,27 @@ class EmbeddingModel(Protocol):
         ...
 
 
+class ScoringModel(Protocol):
+    """A model that tells how likely answers are to it."""
+
+    name: str
+
+    def score(self, messages: Sequence[Message], answers: Sequence[str]) -> list[float]:
+        """The log-likelihood (nats) of each answer to a conversation, with its end; raises ContextOverflow."""
+        ...
+
+
 class ModelUnavailable(Exception):
-    """A model could not answer (unreachable, refused, broken reply); a router may try the next one."""
+    """A model could not answer (unreachable, refused, broken reply); a router may try the next one.
+
+    `again` says that the same model may answer when it is asked again, `after` how many seconds it asks to be left
+    alone first.
+    """
+
+    def __init__(self, message: str, again: bool = False, after: float | None = None) -> None:
+        super().__init__(message)
+        self.again = again
+        self.after = after
 
 
 class ContextOverflow(UserError):

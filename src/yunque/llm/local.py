@@ -18,6 +18,7 @@ from yunque.llm.face import (
     Chunk,
     Completion,
     ContextOverflow,
+    Cost,
     Embeddings,
     FinishReason,
     Message,
@@ -166,7 +167,17 @@ class LocalModel:
                 finished += reason is not None
                 last = reason is not None and finished == config.n
                 usage, model = (Usage(prompt_tokens, written), self.name) if last else (None, None)
-                yield Chunk(text, reason, usage, model, step.index, step.echoed, scored, parts)
+                yield Chunk(
+                    text,
+                    reason,
+                    usage,
+                    model,
+                    step.index,
+                    step.echoed,
+                    scored,
+                    parts,
+                    Cost(0.0) if last else None,
+                )
 
     def _told(self, step: Step) -> TokenLogprob:
         assert step.scored
@@ -193,7 +204,9 @@ class LocalModel:
                 parts += chunk.tool_calls
                 reason = chunk.finish_reason or reason
             if chunk.usage:
-                return Completion("".join(texts), self.name, reason, chunk.usage, joined_calls(parts))
+                return Completion(
+                    "".join(texts), self.name, reason, chunk.usage, joined_calls(parts), Cost(0.0)
+                )
         raise AssertionError("the engine's last step says why it ended")
 
 

@@ -2,19 +2,40 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from yunque.generate.config import GenerationConfig
-from yunque.llm.face import Chunk, Completion, FinishReason, Message, ModelUnavailable, Prompt, Usage
+from yunque.llm.face import (
+    Chunk,
+    Completion,
+    Cost,
+    FinishReason,
+    Message,
+    ModelUnavailable,
+    Prompt,
+    ToolCallPart,
+    Usage,
+    joined_calls,
+)
 
-Reply = str | Exception
-Script = Callable[[Sequence[Message]], str]
+
+@dataclass(frozen=True)
+class Calls:
+    """A reply that calls tools: (name, arguments as JSON text) of each."""
+
+    calls: tuple[tuple[str, str], ...]
+    text: str = ""
+
+
+Reply = str | Calls | Exception
+Script = Callable[[Sequence[Message]], str | Calls]
 
 
 class ScriptedModel:
     """Answers with `script`: a function of the messages, or replies given one after the other.
 
-    A reply that is an exception is raised. `asked` keeps every conversation it was shown. Tokens are words; the
-    settings of a request other than `max_new_tokens` are not heeded.
+    A reply that is an exception is raised, `Calls` are calls of tools. `asked` keeps every conversation it was shown.
+    Tokens are words; the settings of a request other than `max_new_tokens` are not heeded.
     """
 
     def __init__(self, script: Script | Sequence[Reply], name: str = "scripted", local: bool = True) -> None:
@@ -25,16 +46,21 @@ class ScriptedModel:
 
     def chat(self, messages: Sequence[Message], config: GenerationConfig) -> Completion:
         """The next reply."""
-        words, finish_reason = self._reply(messages, config)
+        words, finish_reason, calls = self._reply(messages, config)
         usage = Usage(_count_words(messages), len(words))
-        return Completion("".join(words).strip(), self.name, finish_reason, usage)
+        return Completion(
+            "".join(words).strip(), self.name, finish_reason, usage, joined_calls(calls), Cost(0.0)
+        )
 
     def stream_chat(self, messages: Sequence[Message], config: GenerationConfig) -> Iterator[Chunk]:
         """The next reply, word by word."""
-        words, finish_reason = self._reply(messages, config)
+        words, finish_reason, calls = self._reply(messages, config)
         for word in words:
             yield Chunk(word)
-        yield Chunk("", finish_reason, Usage(_count_words(messages), len(words)), self.name)
+        if calls:
+            yield Chunk("", tool_calls=calls)
+        usage = Usage(_count_words(messages), len(words))
+        yield Chunk("", finish_reason, usage, self.name, cost=Cost(0.0))
 
     def complete(self, prompt: Prompt, config: GenerationConfig) -> Completion:
         """The next reply; the prompt is seen as one user's message."""
@@ -44,7 +70,9 @@ class ScriptedModel:
         """The next reply, word by word."""
         return self.stream_chat([Message("user", _as_text(prompt))], config)
 
-    def _reply(self, messages: Sequence[Message], config: GenerationConfig) -> tuple[list[str], FinishReason]:
+    def _reply(
+        self, messages: Sequence[Message], config: GenerationConfig
+    ) -> tuple[list[str], FinishReason, tuple[ToolCallPart, ...]]:
         self.asked.append(list(messages))
         if callable(self._script):
             reply: Reply = self._script(messages)
@@ -54,10 +82,17 @@ class ScriptedModel:
             raise ModelUnavailable(f"{self.name}: has no reply left")
         if isinstance(reply, Exception):
             raise reply
+        calls: tuple[ToolCallPart, ...] = ()
+        if isinstance(reply, Calls):
+            calls = tuple(
+                ToolCallPart(number, arguments, f"call_{len(self.asked)}_{number}", name)
+                for number, (name, arguments) in enumerate(reply.calls)
+            )
+            reply = reply.text
         words = re.findall(r"\s*\S+", reply)
         if len(words) > config.max_new_tokens:
-            return words[: config.max_new_tokens], "length"
-        return words, "stop"
+            return words[: config.max_new_tokens], "length", ()
+        return words, "tool_calls" if calls else "stop", calls
 
 
 def _as_text(prompt: Prompt) -> str:

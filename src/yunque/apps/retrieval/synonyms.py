@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from yunque.apps.words import LANGUAGES, Language, stem, words_of
+from yunque.apps.retrieval.words import LANGUAGES, Language, stem, words_of
 
 Phrase = tuple[str, ...]
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from yunque.apps.words import Language, language_of
+from yunque.apps.retrieval.words import Language, language_of
 from yunque.data.row import Row
 
 PASSAGE_CHARS = 600

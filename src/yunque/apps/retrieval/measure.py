@@ -10,11 +10,11 @@ from typing import Any
 from pydantic import Field
 
 from yunque.apps.definition import load_definition
-from yunque.apps.extractive import Finder, Relevance
-from yunque.apps.index import Index
-from yunque.apps.passages import Passage
-from yunque.apps.synonyms import Synonyms
-from yunque.apps.words import Language
+from yunque.apps.retrieval.extractive import Finder, Relevance
+from yunque.apps.retrieval.index import Index
+from yunque.apps.retrieval.passages import Passage
+from yunque.apps.retrieval.synonyms import Synonyms
+from yunque.apps.retrieval.words import Language
 from yunque.configuration import Settings, validated
 from yunque.errors import UserError
 from yunque.progress import Progress, silent

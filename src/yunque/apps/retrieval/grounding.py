@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from yunque.apps.keywords import stems_of
-from yunque.apps.passages import sentences
+from yunque.apps.retrieval.keywords import stems_of
+from yunque.apps.retrieval.passages import sentences
 
 SUPPORT = 0.5
 """The share of a sentence's stems that its passages must have; a paraphrase keeps the nouns and the numbers."""

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from yunque.apps.keywords import KeywordIndex
-from yunque.apps.passages import PASSAGE_CHARS, Passage, cut
-from yunque.apps.vectors import DIMENSIONS, CorpusEmbedder, Embedder
-from yunque.apps.words import language_of
+from yunque.apps.retrieval.keywords import KeywordIndex
+from yunque.apps.retrieval.passages import PASSAGE_CHARS, Passage, cut
+from yunque.apps.retrieval.vectors import DIMENSIONS, CorpusEmbedder, Embedder
+from yunque.apps.retrieval.words import language_of
 from yunque.configuration import Settings
 from yunque.errors import UserError
 from yunque.progress import Progress, silent
@@ -100,7 +100,7 @@ class Index:
             return []
         spoken = language or language_of(question)
         if terms is None:
-            from yunque.apps.keywords import stems_of
+            from yunque.apps.retrieval.keywords import stems_of
 
             terms = dict.fromkeys(stems_of(question, spoken), 1.0)
         keyword = self.keywords.scores(terms)

@@ -15,13 +15,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from yunque.apps.index import Hit, Index
-from yunque.apps.keywords import K1
-from yunque.apps.passages import RECORD, Passage
-from yunque.apps.question import Question, Term
-from yunque.apps.reading import OF_A_PLACE, SYNONYM, Reading, match, read, shape
-from yunque.apps.synonyms import Synonyms
-from yunque.apps.words import LANGUAGES, Language
+from yunque.apps.retrieval.index import Hit, Index
+from yunque.apps.retrieval.keywords import K1
+from yunque.apps.retrieval.passages import RECORD, Passage
+from yunque.apps.retrieval.question import Question, Term
+from yunque.apps.retrieval.reading import OF_A_PLACE, SYNONYM, Reading, match, read, shape
+from yunque.apps.retrieval.synonyms import Synonyms
+from yunque.apps.retrieval.words import LANGUAGES, Language
 
 HEADING, NEIGHBOUR = 0.8, 0.55
 """What a word counts for, in `nearby`, that stands not in the sentence but above it or beside it."""

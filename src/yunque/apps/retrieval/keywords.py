@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from yunque.apps.words import STOP, stem, words_of
+from yunque.apps.retrieval.words import STOP, stem, words_of
 
 K1, B = 1.2, 0.75
 HEADING_WEIGHT = 2

@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from yunque.apps.everyday import EVERYDAY_EN, EVERYDAY_ES, PLACES
-from yunque.apps.keywords import KeywordIndex
-from yunque.apps.synonyms import Synonyms
-from yunque.apps.words import LANGUAGES, LIGHT, NUMERALS, STOP, Language, stem, words_of
+from yunque.apps.retrieval.everyday import EVERYDAY_EN, EVERYDAY_ES, PLACES
+from yunque.apps.retrieval.keywords import KeywordIndex
+from yunque.apps.retrieval.synonyms import Synonyms
+from yunque.apps.retrieval.words import LANGUAGES, LIGHT, NUMERALS, STOP, Language, stem, words_of
 
 LIGHT_WEIGHT = 0.25
 EVERYDAY_WEIGHT = 0.12

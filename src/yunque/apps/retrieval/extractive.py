@@ -1,7 +1,8 @@
 """An answer without a model: the sentences of the documents that answer best, quoted word for word.
 
-Two small learned models decide (`yunque.apps.ranking`): one orders the sentences, the other gives the probability
-that the best of them answers at all. "Can I bring a horse?" stays unanswered however well "Can I bring a" is covered.
+Two small learned models decide (`yunque.apps.retrieval.ranking`): one orders the sentences, the other gives the
+probability that the best of them answers at all. "Can I bring a horse?" stays unanswered however well "Can I bring a"
+is covered.
 """
 
 import re
@@ -11,13 +12,13 @@ from math import exp
 
 import numpy as np
 
-from yunque.apps.features import Features
-from yunque.apps.index import Hit, Index
-from yunque.apps.passages import RECORD, Passage, Unit
-from yunque.apps.question import Question, take_apart
-from yunque.apps.ranking import Ranking
-from yunque.apps.synonyms import Synonyms
-from yunque.apps.words import LANGUAGES, Language, fold, language_of
+from yunque.apps.retrieval.features import Features
+from yunque.apps.retrieval.index import Hit, Index
+from yunque.apps.retrieval.passages import RECORD, Passage, Unit
+from yunque.apps.retrieval.question import Question, take_apart
+from yunque.apps.retrieval.ranking import Ranking
+from yunque.apps.retrieval.synonyms import Synonyms
+from yunque.apps.retrieval.words import LANGUAGES, Language, fold, language_of
 from yunque.configuration import Settings
 
 CANDIDATES = 40

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from yunque.apps.keywords import stems_of
+from yunque.apps.retrieval.keywords import stems_of
 
 DIMENSIONS = 128
 _MAX_FEATURES = 60_000

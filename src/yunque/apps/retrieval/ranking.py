@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from yunque.apps.features import ANSWER, SENTENCE
+from yunque.apps.retrieval.features import ANSWER, SENTENCE
 
 FILE = Path(__file__).with_name("ranking.json")
 

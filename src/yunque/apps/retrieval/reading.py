@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
-from yunque.apps.question import ANSWER_SHAPES, Question, Term, quantities
-from yunque.apps.synonyms import Synonyms
-from yunque.apps.words import STOP, Language, fold, stem, words_of
+from yunque.apps.retrieval.question import ANSWER_SHAPES, Question, Term, quantities
+from yunque.apps.retrieval.synonyms import Synonyms
+from yunque.apps.retrieval.words import STOP, Language, fold, stem, words_of
 
 SYNONYM, OF_A_PLACE, PREFIX, IN_RANGE = 0.9, 0.45, 0.5, 0.8
 _RANGE = re.compile(r"\b(\d{1,3}) (?:to|a|and|y|or|o) (\d{1,3})\b")
