@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from yunque.apps.definition import add_app, load_definition
+from yunque.apps.kept import add_app, load_definition
 from yunque.apps.retrieval.extractive import CANDIDATES, Finder
 from yunque.apps.retrieval.features import ANSWER, SENTENCE, Features, Sentence
 from yunque.apps.retrieval.index import Index, build_index

@@ -59,10 +59,10 @@ def validated(cls: type[SettingsT], values: dict[str, Any], where: str) -> Setti
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{where}: {'; '.join(map(_problem, error.errors()))}") from None
+        raise UserError(f"{where}: {'; '.join(map(problem_text, error.errors()))}") from None
 
 
-def _problem(problem: Any) -> str:
+def problem_text(problem: Any) -> str:
     """What is wrong, with its field where it is about one, without pydantic's words around our own."""
     place = ".".join(str(part) for part in problem["loc"])
     said: str = problem["msg"].removeprefix("Value error, ")

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from yunque.apps.app import App
-from yunque.apps.definition import add_app
+from yunque.apps.kept import add_app
 from yunque.apps.retrieval.index import build_index
 from yunque.data.dataset import write_dataset
 from yunque.data.row import Row, Source, row_id

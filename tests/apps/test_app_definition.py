@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from yunque.apps.definition import add_app, read_definition
+from yunque.apps.definition import read_definition
+from yunque.apps.kept import add_app
 from yunque.errors import UserError
 from yunque.guard import open_app
 from yunque.workspace import Workspace

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from yunque.apps.definition import add_app
+from yunque.apps.kept import add_app
 from yunque.apps.retrieval.index import build_index
 from yunque.apps.retrieval.measure import TestQuestion, measure_index, read_questions
 from yunque.data import prepare

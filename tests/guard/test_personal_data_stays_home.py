@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from yunque.apps.definition import add_app
+from yunque.apps.kept import add_app
 from yunque.guard import open_app
 from yunque.llm import Message, ScriptedModel
 from yunque.workspace import Workspace, read_calls

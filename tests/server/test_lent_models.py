@@ -9,7 +9,7 @@ import httpx
 import pytest
 import yaml
 
-from yunque.apps.definition import add_app
+from yunque.apps.kept import add_app
 from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig
 from yunque.llm import Message, ModelUnavailable

@@ -11,7 +11,7 @@ import openai
 import pytest
 import yaml
 
-from yunque.apps.definition import add_app
+from yunque.apps.kept import add_app
 from yunque.apps.retrieval.index import build_index
 from yunque.data.dataset import write_dataset
 from yunque.data.row import Row, Source, row_id

@@ -1,21 +1,19 @@
-"""An app as a YAML file, and as an artifact."""
+"""An app as a YAML file: its fields, and what is wrong with them."""
 
-import json
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from yunque.apps.retrieval.extractive import Relevance
-from yunque.apps.retrieval.words import LANGUAGES, Language
-from yunque.configuration import Settings, read_yaml, validated
+from yunque.apps.retrieval.words import Language
+from yunque.configuration import Settings
 from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig
-from yunque.workspace import Artifact, Workspace
+from yunque.settings_file import SettingsFile
 
-FILE = "app.yaml"
-RESOLVED = "app.json"
-"""The same definition with its defaults: JSON is read a hundred times faster than YAML, at every question."""
 _UNKNOWN = {"es": "No lo sé. Los documentos no lo dicen.", "en": "I don't know. The documents do not say."}
 _BLOCKED = {"es": "No puedo hacer eso.", "en": "I can't do that."}
 
@@ -33,10 +31,20 @@ class Knowledge(Settings):
 
 
 class Prompt(Settings):
-    """Templates (jinja2, sandboxed) for each language: `question`, `passages` and `unknown` are filled in."""
+    """Templates (jinja2, sandboxed) for each language: `question`, `passages` and `unknown` are filled in.
+
+    Without a user's template the question goes to the model as it is.
+    """
 
     system: Texts = Field(default={})
-    user: Texts
+    user: Texts = Field(default={})
+
+
+class AnswerForm(Settings):
+    """The JSON Schema that an answer must fit; one that does not after so many `attempts` is refused."""
+
+    json_schema: dict[str, Any] = Field(alias="schema")
+    attempts: int = Field(default=3, ge=1, le=10)
 
 
 class CheckSettings(Settings):
@@ -54,7 +62,11 @@ class Policy(Settings):
 
 
 class AppDefinition(Settings):
-    """The whole of an app. `model: null` answers with quotations; an app without knowledge needs a model."""
+    """The whole of an app.
+
+    With `knowledge` it answers from documents (`model: null` quotes them), with `tools` it is an agent, with `steps`
+    a chain, else its prompt alone is asked. All but the first need a model.
+    """
 
     name: str
     description: Texts = Field(default={})
@@ -62,12 +74,31 @@ class AppDefinition(Settings):
     model: str | None = None
     fallbacks: list[str] = Field(default=[])
     knowledge: Knowledge | None = None
-    prompt: Prompt
+    prompt: Prompt = Prompt()
+    answer: AnswerForm | None = None
+    tools: list[dict[str, Any]] = Field(default=[])
+    limits: dict[str, Any] = Field(default={})
+    steps: list[dict[str, Any]] = Field(default=[])
+    memory: str | dict[str, Any] = "none"
     unknown: Texts = Field(default={})
     blocked: Texts = Field(default={})
     guards: list[CheckSettings] = Field(min_length=1)
     policy: Policy = Policy()
     generation: GenerationConfig = GenerationConfig()
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> Self:
+        if self.steps and (self.tools or self.knowledge or self.answer):
+            raise ValueError(
+                "an app with steps is a chain: it takes no tools, knowledge or answer of its own"
+            )
+        if self.limits and not self.tools:
+            raise ValueError("limits are an agent's, and an agent has tools")
+        if self.answer and (self.tools or self.knowledge):
+            raise ValueError("an answer with a schema is a prompt's: it takes no tools or knowledge")
+        if not (self.steps or self.tools or self.prompt.user):
+            raise ValueError("the app has nothing to do: give it a prompt.user, tools or steps")
+        return self
 
     def unknown_answer(self, language: Language) -> str:
         """What is said when the documents do not answer."""
@@ -79,20 +110,57 @@ class AppDefinition(Settings):
 
 
 def read_definition(path: Path) -> AppDefinition:
-    """The app in a YAML file; raises UserError that names the file, and the line or field."""
-    definition = validated(AppDefinition, read_yaml(path), str(path))
-    for name, texts in (("prompt.system", definition.prompt.system), ("prompt.user", definition.prompt.user)):
-        for language, template in texts.items():
-            _check_template(template, f"{path}: {name}.{language}")
-    if not definition.prompt.user:
-        raise UserError(f"{path}: prompt.user: needs a template for at least one of {', '.join(LANGUAGES)}")
-    for number, group in enumerate(definition.knowledge.synonyms if definition.knowledge else []):
-        if not any(group.values()):
-            raise UserError(f"{path}: knowledge.synonyms.{number}: the group is empty")
+    """The app in a YAML file; raises UserError that names the file, and the line and field of every mistake."""
+    file = SettingsFile(path)
+    definition = file.settings(AppDefinition)
+    mistakes = [str(mistake) for mistake in _mistakes(file, definition)]
+    if mistakes:
+        raise UserError("\n".join(mistakes))
     return definition
 
 
-def _check_template(template: str, where: str) -> None:
+def _mistakes(file: SettingsFile, definition: AppDefinition) -> Iterator[UserError]:
+    """What is wrong with the parts that have a language of their own: templates, tools, steps, memory."""
+    for name, texts in (("system", definition.prompt.system), ("user", definition.prompt.user)):
+        for language, template in texts.items():
+            if problem := _template_problem(template):
+                yield file.mistake(("prompt", name, language), problem)
+    for number, group in enumerate(definition.knowledge.synonyms if definition.knowledge else []):
+        if not any(group.values()):
+            yield file.mistake(("knowledge", "synonyms", number), "the group is empty")
+    for place, read in _parts(definition, file.path.parent):
+        try:
+            read(f"{file.path}:{file.line(place)}: {'.'.join(map(str, place))}")
+        except UserError as error:
+            yield error
+
+
+def _parts(
+    definition: AppDefinition, folder: Path
+) -> Iterator[tuple[tuple[str | int, ...], Callable[[str], object]]]:
+    """The fields that are read by others, which are loaded where an app has them."""
+    if definition.tools:
+        from yunque.apps.agents import read_limits, read_tools
+
+        for number, tool in enumerate(definition.tools):
+            yield (
+                ("tools", number),
+                partial(read_tools, [tool], folder=folder, search=lambda _: (), agents={tool.get("agent"): None}),
+            )
+        yield ("limits",), partial(read_limits, definition.limits)
+    if definition.steps:
+        from yunque.apps.chains import read_chain
+
+        chain = {"name": definition.name, "steps": definition.steps}
+        yield ("steps",), partial(read_chain, chain, folder=folder)
+    if definition.memory != "none":
+        from yunque.apps.memory import read_policy
+
+        yield ("memory",), partial(read_policy, definition.memory)
+
+
+def _template_problem(template: str) -> str:
+    """What is wrong with a template, or nothing."""
     from jinja2 import TemplateError, meta
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -100,28 +168,10 @@ def _check_template(template: str, where: str) -> None:
     try:
         names = meta.find_undeclared_variables(environment.parse(template))
     except TemplateError as error:
-        raise UserError(f"{where}: not a valid template ({error})") from None
-    if unknown := names - {"question", "passages", "unknown"}:
-        raise UserError(
-            f"{where}: knows nothing called {', '.join(sorted(unknown))} (it may use question, passages and unknown)"
-        )
-
-
-def add_app(workspace: Workspace, yaml_path: Path) -> Artifact:
-    """Keep the app of a YAML file as `app/NAME`; its parents are its index and its model, when that is local."""
-    definition = read_definition(yaml_path)
-    parents: list[Artifact] = []
-    if definition.knowledge:
-        parents.append(workspace.get(definition.knowledge.index, "index"))
-    if definition.model and "://" not in definition.model:
-        parents.append(workspace.get(definition.model, "model"))
-    files = {FILE: yaml_path.read_bytes(), RESOLVED: definition.model_dump_json(indent=1).encode()}
-    config: dict[str, Any] = {"name": definition.name, "model": definition.model}
-    return workspace.put("app", definition.name, files, parents, config)
-
-
-def load_definition(workspace: Workspace, ref: str) -> tuple[AppDefinition, Artifact]:
-    """The definition of the app artifact called `ref`."""
-    artifact = workspace.get(ref, "app")
-    values = json.loads(workspace.file(artifact, RESOLVED).read_bytes())
-    return validated(AppDefinition, values, artifact.ref), artifact
+        return f"not a valid template ({error})"
+    unknown = sorted(names - {"question", "passages", "unknown"})
+    return (
+        f"knows nothing called {', '.join(unknown)} (it may use question, passages and unknown)"
+        if unknown
+        else ""
+    )

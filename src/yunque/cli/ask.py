@@ -12,7 +12,7 @@ from yunque.cli.show import JSON_OPTION, emit, table
 from yunque.errors import UserError
 
 if TYPE_CHECKING:
-    from yunque.apps.app import AppAnswer
+    from yunque.apps.answer import AppAnswer
 
 app = typer.Typer(help="Add, list and check applications.", no_args_is_help=True)
 
@@ -71,7 +71,7 @@ def add(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Keep an app in the workspace."""
-    from yunque.apps.definition import add_app
+    from yunque.apps.kept import add_app
     from yunque.workspace import Workspace
 
     artifact = add_app(Workspace.open(), file)
@@ -82,7 +82,7 @@ def add(
 @app.command("list")
 def list_apps(as_json: bool = JSON_OPTION) -> None:
     """The apps of the workspace."""
-    from yunque.apps.definition import load_definition
+    from yunque.apps.kept import load_definition
     from yunque.workspace import Workspace
 
     workspace = Workspace.open()
@@ -115,7 +115,7 @@ def show(
     """An app's definition, defaults filled in."""
     import yaml
 
-    from yunque.apps.definition import load_definition
+    from yunque.apps.kept import load_definition
     from yunque.workspace import Workspace
 
     definition, artifact = load_definition(Workspace.open(), name)

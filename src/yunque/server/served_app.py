@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from yunque.apps.app import App, AppAnswer, load_app
+from yunque.apps.answer import AppAnswer
+from yunque.apps.app import App, load_app
 from yunque.errors import UserError
 from yunque.guard import CheckList
 from yunque.llm import Chunk, Embeddings, LanguageModel, Message, Prompt, Usage
@@ -20,7 +21,8 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 class ServedApp:
     """An app of the workspace.
 
-    The question is the last message of the user; what stands before it is not given to the app. The settings of a
+    The question is the last message of the user; the earlier turns go with it, the client's system messages do not:
+    an app has its own. The settings of a
     request (length, temperature, stop...) are not used: how an app answers is written in its definition. What would
     change the shape of the answer is refused.
     """
@@ -36,10 +38,10 @@ class ServedApp:
 
     def chat(self, messages: Sequence[Message], settings: Settings) -> Iterator[Chunk]:
         """Answer the last message of the user."""
-        questions = [message.content for message in messages if message.role == "user"]
-        if not questions:
+        asking = [number for number, message in enumerate(messages) if message.role == "user"]
+        if not asking:
             raise UserError("messages: an app needs a message of the user, which is its question")
-        return self.complete(questions[-1], settings)
+        return self._prepared(messages[asking[-1]].content, settings, messages[: asking[-1]])()
 
     def complete(self, prompt: Prompt, settings: Settings) -> Iterator[Chunk]:
         """Answer a question; raises UserError for tokens, and for what only models do."""
@@ -47,6 +49,11 @@ class ServedApp:
 
     def prepare(self, prompt: Prompt, settings: Settings) -> Callable[[], Iterator[Chunk]]:
         """As `complete`, begun when it is called."""
+        return self._prepared(prompt, settings)
+
+    def _prepared(
+        self, prompt: Prompt, settings: Settings, history: Sequence[Message] = ()
+    ) -> Callable[[], Iterator[Chunk]]:
         config = settings.config
         if not isinstance(prompt, str):
             raise UserError(f"{self.ref} is an app, and reads text: it has no tokens of its own")
@@ -55,10 +62,10 @@ class ServedApp:
                 f"{self.ref} is an app, and gives one answer as its definition says: it takes no n, logprobs, echo, "
                 "tools or form of the answer"
             )
-        return partial(self._answer, prompt)
+        return partial(self._answer, prompt, history)
 
-    def _answer(self, question: str) -> Iterator[Chunk]:
-        for piece in self._app.stream(question):
+    def _answer(self, question: str, history: Sequence[Message]) -> Iterator[Chunk]:
+        for piece in self._app.stream(question, history=history):
             if piece.answer is None:
                 yield Chunk(piece.text)
                 continue

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from yunque.apps.definition import load_definition
+from yunque.apps.kept import load_definition
 from yunque.apps.retrieval.extractive import Finder, Relevance
 from yunque.apps.retrieval.index import Index
 from yunque.apps.retrieval.passages import Passage
