@@ -120,7 +120,8 @@ def ours(given: argparse.Namespace) -> tuple[Callable[[], None], Step]:
         if not texts:
             texts.extend(pool.open(one, READ_BEFORE, root=None) for one in ids)
         scores = runner.run([Work(text, one) for text, one in zip(texts, ids, strict=True)])
-        return [int(one.argmax()) for one in scores]
+        # As the engine's sampler does it.
+        return [int(one.numpy().argmax()) for one in scores]
 
     return start, step
 

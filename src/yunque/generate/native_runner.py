@@ -7,6 +7,7 @@ A row's scores are the same numbers whatever else is read with it and however it
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -241,7 +242,8 @@ class NativeRunner:
             plan.add(text, work.ids, work.wanted)
         self._see_to_angles(max(plan.positions, default=0) + 1)
         scores_WV = self._decoder.step(native.Rows(**vars(plan)))
-        if not bool(scores_WV.isfinite().all()):
+        # numpy's: torch would wake its threads for so little, which takes longer than the rest of it.
+        if not np.isfinite(scores_WV.numpy()).all():
             raise UserError(
                 "the model's scores are not numbers: its weights are damaged, or too large for their type"
             )
