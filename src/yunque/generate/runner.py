@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor
+
+from yunque.errors import UserError
 
 
 class Text(Protocol):
@@ -63,3 +66,15 @@ class Runner(Protocol):
     def run(self, works: Sequence[Work]) -> list[Tensor]:
         """Read the tokens of each work (of different texts) and give the scores that it wants: float32 [W, V]."""
         ...
+
+
+def check_scores(scores: Tensor) -> None:
+    """Raises UserError where scores (float32) are no numbers.
+
+    Of those on the CPU numpy is asked: torch would wake its threads for so little, which takes several times longer.
+    """
+    fine = np.isfinite(scores.numpy()).all() if scores.device.type == "cpu" else bool(scores.isfinite().all())
+    if not fine:
+        raise UserError(
+            "the model's scores are not numbers: its weights are damaged, or too large for their type"
+        )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from yunque.errors import UserError
-from yunque.generate.runner import NoRoom, Runner, Text, Work
+from yunque.generate.runner import NoRoom, Runner, Text, Work, check_scores
 from yunque.generate.turn import Turn
 
 
@@ -276,10 +276,7 @@ class Scheduler:
 def _taken(task: Task, scores_WV: Tensor) -> Next | None:
     """What the task says to the scores; a failure of its own ends it alone."""
     try:
-        if not bool(scores_WV.isfinite().all()):
-            raise UserError(
-                "the model's scores are not numbers: its weights are damaged, or too large for their type"
-            )
+        check_scores(scores_WV)
         return task.take(scores_WV)
     except Exception as error:
         task.fail(error)

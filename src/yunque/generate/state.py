@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from yunque.errors import UserError
+from yunque.generate.runner import check_scores
 from yunque.model import CausalModel, EncoderDecoder, LanguageModel
 
 
@@ -37,10 +38,7 @@ def left_padded(prompts: Sequence[Sequence[int]], pad_id: int = 0) -> tuple[Tens
 def _scores(logits_BV: Tensor) -> Tensor:
     """The scores as float32; raises UserError where they are no numbers."""
     logits_BV = logits_BV.float()
-    if not bool(logits_BV.isfinite().all()):
-        raise UserError(
-            "the model's scores are not numbers: its weights are damaged, or too large for their type"
-        )
+    check_scores(logits_BV)
     return logits_BV
 
 
