@@ -1,10 +1,10 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from yunque.apps.app import App
 from yunque.generate.config import GenerationConfig
-from yunque.llm import Completion, ContextOverflow, Message, ModelUnavailable, ScriptedModel
+from yunque.llm import Chunk, Completion, ContextOverflow, Message, ModelUnavailable, ScriptedModel
 from yunque.workspace import Workspace, read_calls
 
 QUESTION = "How heavy may my checked bag be?"
@@ -61,6 +61,10 @@ class _SmallContext(ScriptedModel):
         if config.max_new_tokens > room:
             raise ContextOverflow("too long", room)
         return super().chat(messages, config)
+
+    def stream_chat(self, messages: Sequence[Message], config: GenerationConfig) -> Iterator[Chunk]:
+        said = self.chat(messages, config)
+        yield Chunk(said.text, said.finish_reason, said.usage, said.model)
 
 
 def test_passages_are_left_out_until_the_prompt_fits(open_probe: Callable[..., App]) -> None:

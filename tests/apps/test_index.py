@@ -4,22 +4,30 @@ import numpy as np
 import pytest
 
 from yunque.apps.retrieval.index import Index, IndexConfig, build_index
-from yunque.apps.retrieval.keywords import K1, B, KeywordIndex
+from yunque.apps.retrieval.stores import Entry
+from yunque.apps.retrieval.stores.postings import K1, B
+from yunque.apps.retrieval.stores.sqlite import SQLiteStore
 from yunque.errors import UserError
 from yunque.workspace import Workspace
 
 
 def test_bm25_agrees_with_the_formula_written_out() -> None:
-    texts = [("", "dog dog cabin", "en"), ("", "dog hold", "en"), ("", "bicycle box hold price", "en")]
-    index = KeywordIndex.build(texts)
+    store = SQLiteStore()
+    texts = ["dog dog cabin", "dog hold", "bicycle box hold price"]
+    store.put([Entry(str(number), text, language="en") for number, text in enumerate(texts)])
     lengths, mean = [3, 2, 4], 3.0
     idf = np.log(1 + (3 - 2 + 0.5) / (2 + 0.5))
     expected = [
         idf * count * (K1 + 1) / (count + K1 * (1 - B + B * length / mean)) if count else 0.0
         for count, length in zip([2, 1, 0], lengths, strict=True)
     ]
-    assert np.allclose(index.scores({"dog": 1.0}), expected)
-    assert not np.allclose(index.scores({"hold": 1.0}), expected)
+
+    def scores(word: str) -> list[float]:
+        found = {one.id: one.score for one in store.search_keywords({word: 1.0}, 3)}
+        return [found.get(str(number), 0.0) for number in range(3)]
+
+    assert np.allclose(scores("dog"), expected)
+    assert not np.allclose(scores("hold"), expected)
 
 
 def test_building_twice_makes_nothing_new_and_opening_gives_the_same_hits(workspace: Workspace) -> None:
@@ -29,8 +37,8 @@ def test_building_twice_makes_nothing_new_and_opening_gives_the_same_hits(worksp
     assert workspace.get("small", "index").parents == ("dataset/sections@1",)
     built = Index.of(opened.passages)
     for question in ("cuánto pesa la maleta facturada", "stroller in the hold"):
-        before = [hit.number for hit in built.search(question)]
-        assert before == [hit.number for hit in opened.search(question)]
+        before = [hit.passage for hit in built.search(question)]
+        assert before == [hit.passage for hit in opened.search(question)]
 
 
 @pytest.mark.parametrize(

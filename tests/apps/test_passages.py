@@ -1,5 +1,15 @@
+from itertools import pairwise
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from yunque.apps.retrieval import ingest
+from yunque.apps.retrieval.index import Index
 from yunque.apps.retrieval.passages import Passage, cut
+from yunque.apps.retrieval.sources import Sources
 from yunque.data.row import Row, Source
+from yunque.workspace import Workspace
 
 
 def _row(text: str, fields: dict[str, object] | None = None) -> Row:
@@ -60,3 +70,86 @@ def test_a_long_section_is_cut_between_sentences() -> None:
     assert len(passages) > 3
     assert all(passage.text.endswith(".") and len(passage.text) <= 600 for passage in passages)
     assert " ".join(passage.text for passage in passages) == text
+
+
+def test_a_sentence_without_an_end_is_cut_at_its_marks_or_blanks() -> None:
+    for text in ("palabra, otra cosa " * 300, "palabra " * 400, "x" * 3000):
+        passages = cut(_row(text.strip()))
+        assert len(passages) > 3 and all(len(passage.text) <= 600 for passage in passages)
+        assert "".join("".join(passage.text.split()) for passage in passages) == "".join(text.split())
+    assert all(
+        p.text.endswith(("palabra", "cosa", ",")) for p in cut(_row(("palabra, otra cosa " * 300).strip()))
+    )
+
+
+def test_a_table_drawn_with_bars_keeps_the_names_of_its_columns_with_every_line() -> None:
+    rows = "\n".join(f"| Tarifa {number} | {number} EUR | {number} kg |" for number in range(60))
+    text = (
+        f"Los precios son estos.\n\n| Tarifa | Precio | Peso |\n|:---|---:|---|\n{rows}\n\nFin de la tabla."
+    )
+    passages = cut(_row(text))
+    inside = [passage for passage in passages if "EUR" in passage.text]
+    assert len(inside) > 2 and all(p.heading.endswith("> Tarifa | Precio | Peso") for p in inside)
+    assert sum(len(passage.units) for passage in inside) == 60
+    assert not [p for p in passages if "---" in p.text] and passages[-1].heading == "Mascotas > Precios"
+
+
+def test_code_is_not_cut_into_sentences() -> None:
+    code = 'def ask(name):\n    answer = find(name). strip()\n    return "No. " + answer'
+    text = f"Esta función pregunta:\n\n{code}\n\nY responde después."
+    quoted = [
+        passage.text[unit.start - passage.start : unit.end - passage.start]
+        for passage in cut(_row(text))
+        for unit in passage.units
+    ]
+    assert code in quoted and "Y responde después." in quoted
+
+
+def test_windows_line_ends_change_nothing_but_the_offsets() -> None:
+    text = "Primera frase. Segunda frase.\n\n- Un punto\n- Otro punto\n\nTercera frase."
+    windows = text.replace("\n", "\r\n")
+    assert _quotes(cut(_row(windows))) == _quotes(cut(_row(text)))
+    for passage in cut(_row(windows)):
+        assert windows[passage.start : passage.end] == passage.text
+
+
+@given(st.text(max_size=1500), st.integers(100, 400))
+def test_any_text_is_cut_into_pieces_of_itself(text: str, most: int) -> None:
+    passages = cut(_row(text), most)
+    for passage in passages:
+        assert text[passage.start : passage.end] == passage.text and len(passage.text) <= most
+        for unit in passage.units:
+            assert passage.start <= unit.start < unit.end <= passage.end
+    assert all(first.end <= second.start for first, second in pairwise(passages))
+
+
+def test_pages_and_headings_of_documents_come_through(tmp_path: Path) -> None:
+    """A PDF's pages, a DOCX's and an HTML's headings and tables, as their readers and the cutting leave them."""
+    import docx
+    from fpdf import FPDF
+
+    pdf = FPDF()
+    pdf.set_font("Helvetica", size=12)
+    for number in (1, 2):
+        pdf.add_page()
+        pdf.multi_cell(
+            0, 8, f"This is what page {number} of the manual says about the engine number {number}."
+        )
+    pdf.output(str(tmp_path / "a.pdf"))
+    document = docx.Document()
+    document.add_heading("Fees", 1)
+    table = document.add_table(rows=2, cols=2)
+    for place, text in enumerate(["Fare", "Price", "Basic", "7 EUR"]):
+        table.cell(place // 2, place % 2).text = text
+    document.save(str(tmp_path / "b.docx"))
+    (tmp_path / "c.html").write_text(
+        "<h1>Pets</h1><table><tr><th>Animal</th><th>Fee</th></tr><tr><td>Dog</td><td>50 EUR</td></tr></table>"
+    )
+    workspace = Workspace.open(tmp_path / "ws")
+    ingest.build(workspace, "docs", Sources(paths=tuple(tmp_path.glob("*.*"))))
+    passages = {(p.file, p.locator): p for p in Index.open(workspace, "docs").passages}
+    assert {("a.pdf", "page 1"), ("a.pdf", "page 2")} <= set(passages)
+    assert "Fare: Basic; Price: 7 EUR" in passages["b.docx", "Fees"].text
+    assert "Animal: Dog; Fee: 50 EUR" in passages["c.html", "Pets"].text
+    found = Index.open(workspace, "docs").narrowed(where={"page": 2}).search("engine of the manual", 9)
+    assert [hit.passage.locator for hit in found] == ["page 2"]

@@ -1,4 +1,6 @@
-from yunque.apps.retrieval.keywords import KeywordIndex
+from yunque.apps.retrieval.stores import Entry
+from yunque.apps.retrieval.stores.sqlite import SQLiteStore
+from yunque.apps.retrieval.vocabulary import Vocabulary
 from yunque.apps.retrieval.words import language_of, stem, words_of
 
 
@@ -29,7 +31,9 @@ def test_the_language_of_a_short_question_is_told() -> None:
 
 
 def test_typing_mistakes_are_mended_and_other_words_left_alone() -> None:
-    index = KeywordIndex.build([("", "passport suitcase horses moves pasaporte", "en")])
+    store = SQLiteStore()
+    store.put([Entry("a", "passport suitcase horses moves pasaporte", language="en")])
+    index = Vocabulary(store)
     assert index.nearest_words("pasport") == ["passport"]
     assert index.nearest_words("suticase") == ["suitcase"]
     assert index.nearest_words("movies") == []

@@ -13,7 +13,7 @@ _SCRIPT = r"""
 rules:
   - when: "pedido (\\d+)"
     role: user
-    call: {look_up: {order: "\\1", fields: [estado, "\\1"]}}
+    call: {look_up: {order: "\\1", fields: [estado, "\\1"], weight: {number: "\\1,5"}}}
   - when: enviado
     role: tool
     reply: "El pedido va de camino (\\0)."
@@ -38,7 +38,11 @@ def test_the_first_rule_that_fits_replies(model: ScriptedModel) -> None:
     asked = Message("user", "¿Dónde está mi Pedido 123?")
     completion = model.chat([asked], GenerationConfig())
     assert [call.name for call in completion.tool_calls] == ["look_up"]
-    assert json.loads(completion.tool_calls[0].arguments) == {"order": "123", "fields": ["estado", "123"]}
+    assert json.loads(completion.tool_calls[0].arguments) == {
+        "order": "123",
+        "fields": ["estado", "123"],
+        "weight": 123.5,
+    }
     assert completion.finish_reason == "tool_calls"
     # The control: the rule is for the user's words, not for a tool's.
     assert _said(model, asked, Message("tool", "pedido 123: enviado")) == "El pedido va de camino (enviado)."

@@ -147,7 +147,7 @@ def test_a_role_cannot_hold_a_special_token(foreign_folder: Path) -> None:
 def test_a_hostile_template_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, sentence: str
 ) -> None:
-    monkeypatch.setattr(template_module, "SECONDS", 1.0)
+    monkeypatch.setattr(template_module._PROCESS, "seconds", 1.0)
     folder = write_foreign(tmp_path, template)
     with pytest.raises(UserError, match=sentence) as caught:
         Tokenizer.load(folder).encode_chat([("user", "x")], True)

@@ -61,13 +61,15 @@ class AppPiece:
 class Asked:
     """A question as an app's model may see it: personal data taken out, and what the checks stop left out.
 
-    `history` are the earlier turns of the conversation; `model` replaces the app's own for this once.
+    `history` are the earlier turns of the conversation; `model` replaces the app's own for this once; `who` pays for
+    it besides the app (`key/ID`).
     """
 
     question: str
     language: Language
     history: tuple[Message, ...] = ()
     model: LanguageModel | str | None = None
+    who: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,30 @@
 """An app at work: a question in, a cited answer out, the guard on both sides and a line in the call log."""
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from yunque.apps.answer import Answering, AppAnswer, AppPiece, Asked, Drafted, sources_of
-from yunque.apps.asking import Asking, OpenModel
+from yunque.apps.asking import Asking
 from yunque.apps.checks import Checked, Exchange, Guard, Verdict
 from yunque.apps.definition import AppDefinition
 from yunque.apps.documents import FromDocuments
-from yunque.apps.kept import load_definition
+from yunque.apps.kept import load_definition, unpacked
+from yunque.apps.models import AppModels, OpenModel
 from yunque.apps.prompted import FromPrompt
 from yunque.apps.retrieval.index import Index
 from yunque.apps.retrieval.words import Language, language_of
 from yunque.errors import UserError
 from yunque.llm.face import LanguageModel, Message
 from yunque.workspace import Artifact, Call, Workspace
+
+if TYPE_CHECKING:
+    from yunque.apps.agentic import FromAgent
+    from yunque.apps.remembering import Remembering
 
 
 class App:
@@ -34,22 +41,75 @@ class App:
     ) -> None:
         self.workspace, self.definition, self.ref, self.guard = workspace, definition, artifact.ref, guard
         self._model = model
-        self._answering = _answering(workspace, definition, artifact, open_model)
+        self._models = AppModels(workspace, definition, artifact.ref, open_model)
+        self._answering = _answering(workspace, definition, artifact, self._models)
+        self._remembering = _remembering(workspace, definition)
 
     def answer(
         self,
         question: str,
         model: LanguageModel | str | None = None,
         history: Sequence[Message] = (),
+        who: Sequence[str] = (),
+        conversation: str | None = None,
     ) -> AppAnswer:
         """Answer a question, guarded and logged.
 
-        `model` replaces the app's own for this once; `history` are the earlier turns of the conversation.
+        `model` replaces the app's own for this once; `history` are the earlier turns of the conversation, where the
+        app keeps none or the caller has them; `who` pays for it besides the app (`key/ID`). An app with a memory goes
+        on with `conversation`, or begins one, whose id is in the answer's details. Raises UserError.
         """
-        started = time.monotonic()
         question = question.strip()
         if not question:
             raise UserError("the question is empty")
+        if self._remembering is None:
+            if conversation is not None:
+                raise UserError(f"{self.ref}: keeps no conversations (memory: in its file)")
+            return self._answered(question, self._answering.draft, model, history, who)
+        conversation = self._remembering.begun(conversation)
+        if not history:
+            shown = partial(self._summarizing, model, who)
+            history = self._remembering.shown(conversation, self._language(question), shown)
+        answer = self._answered(question, self._answering.draft, model, history, who)
+        self._remembering.add(conversation, question, answer.text)
+        return replace(answer, details=(*answer.details, ("conversation", conversation)))
+
+    def _summarizing(self, model: LanguageModel | str | None, who: Sequence[str]) -> LanguageModel | None:
+        """The model that summarizes what a conversation's window has no room for."""
+        name = model or self._model or self.definition.model
+        return self._models.routed(name, who) if name is not None else None
+
+    def waiting(self) -> list[dict[str, Any]]:
+        """What waits for a person: runs of the app's agent with the call that each would make, oldest first."""
+        return [
+            {"run": run.id, "since": run.updated, **(run.pending or {})} for run in self._agent().waiting()
+        ]
+
+    def decide(self, run: str, yes: bool, model: LanguageModel | str | None = None) -> AppAnswer:
+        """Say whether the call that a run waits with may be made, and go on with it.
+
+        Raises UserError where the app has no such run, or it waits for nobody.
+        """
+        agent = self._agent()
+        question = agent.question_of(run)
+        return self._answered(question, partial(agent.decide, run, yes), model)
+
+    def _agent(self) -> "FromAgent":
+        from yunque.apps.agentic import FromAgent
+
+        if not isinstance(self._answering, FromAgent):
+            raise UserError(f"{self.ref}: has no tools, so nothing waits for a person")
+        return self._answering
+
+    def _answered(
+        self,
+        question: str,
+        draft: Callable[[Asked, Exchange], Drafted],
+        model: LanguageModel | str | None = None,
+        history: Sequence[Message] = (),
+        who: Sequence[str] = (),
+    ) -> AppAnswer:
+        started = time.monotonic()
         language = self._language(question)
         exchange = self.guard.exchange(self._protected(), self._public())
         checked = exchange.input(question)
@@ -58,15 +118,18 @@ class App:
             language,
             tuple(_checked_history(history, exchange)),
             model if model is not None else self._model,
+            tuple(who),
         )
         refused = Drafted(self._blocked(language))
-        drafted = refused if checked.blocked else self._answering.draft(asked, exchange)
+        drafted = refused if checked.blocked else draft(asked, exchange)
         answer, verdicts = self._checked(drafted.answer, asked, exchange)
         answer = replace(answer, verdicts=(*checked.verdicts, *answer.verdicts, *verdicts))
         call = self._log(question, answer, drafted.prompt_hash, exchange, time.monotonic() - started)
+        text = exchange.restore(answer.text)
         return replace(
             answer,
-            text=exchange.restore(answer.text),
+            text=text,
+            data=_data_of(text) if answer.data is not None else None,
             citations=tuple(replace(c, quote=exchange.restore(c.quote)) for c in answer.citations),
             call_id=call,
         )
@@ -76,10 +139,12 @@ class App:
         question: str,
         model: LanguageModel | str | None = None,
         history: Sequence[Message] = (),
+        who: Sequence[str] = (),
+        conversation: str | None = None,
     ) -> Iterator[AppPiece]:
         """The same answer in pieces. They start when the whole has passed the output checks: a leak or a citation
         that does not hold can only be seen at the end, and what was sent cannot be called back."""
-        answer = self.answer(question, model, history)
+        answer = self.answer(question, model, history, who, conversation)
         for start in range(0, len(answer.text), 24):
             yield AppPiece(answer.text[start : start + 24])
         yield AppPiece("", answer)
@@ -147,15 +212,40 @@ class App:
 
 
 def _answering(
-    workspace: Workspace, definition: AppDefinition, artifact: Artifact, open_model: OpenModel | None
+    workspace: Workspace, definition: AppDefinition, artifact: Artifact, models: AppModels
 ) -> Answering:
     """The way in which an app answers."""
-    asking = Asking(definition, artifact.ref, open_model)
-    if not definition.knowledge:
-        return FromPrompt(asking)
+    asking = Asking(definition, artifact.ref, models)
+    if definition.kind == "chain":
+        # Loaded here, as the agent is: most apps are neither.
+        from yunque.apps.chained import FromChain
+
+        return FromChain(workspace, definition, unpacked(workspace, artifact), asking)
     # The index that the app was made with: a newer one is another app's version, or lineage would not hold.
-    kept = next(parent for parent in artifact.parents if parent.startswith("index/"))
-    return FromDocuments(definition, Index.open(workspace, kept), asking)
+    kept = next((parent for parent in artifact.parents if parent.startswith("index/")), None)
+    groups = frozenset(definition.knowledge.groups) if definition.knowledge else frozenset[str]()
+    index = Index.open(workspace, kept).narrowed(groups) if kept else None
+    if definition.kind == "agent":
+        from yunque.apps.agentic import FromAgent
+
+        return FromAgent(workspace, definition, unpacked(workspace, artifact), asking, index)
+    return FromDocuments(definition, index, asking) if index else FromPrompt(asking)
+
+
+def _remembering(workspace: Workspace, definition: AppDefinition) -> "Remembering | None":
+    if definition.memory == "none":
+        return None
+    from yunque.apps.remembering import Remembering
+
+    return Remembering(workspace, definition)
+
+
+def _data_of(text: str) -> Any:
+    """What an answer with a form holds after the checks, which may have changed its text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _checked_history(history: Sequence[Message], exchange: Exchange) -> Iterator[Message]:

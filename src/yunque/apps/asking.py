@@ -1,17 +1,17 @@
 """Asking an app's models: the filled templates, the fallbacks, and what is left out when it does not fit."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
 from yunque.apps.answer import AppAnswer, Asked, Drafted
 from yunque.apps.definition import AppDefinition
+from yunque.apps.models import AppModels
+from yunque.apps.prompts.rendering import TemplateFault, fill
 from yunque.apps.retrieval.passages import Passage
+from yunque.apps.retrieval.words import Language
 from yunque.errors import UserError
-from yunque.llm.face import ContextOverflow, LanguageModel, Message, ModelUnavailable
-
-OpenModel = Callable[[str], LanguageModel]
+from yunque.llm.face import Completion, ContextOverflow, LanguageModel, Message, ModelUnavailable
 
 SHORTEST_ANSWER = 32
 """A model that has room for fewer tokens than this is given fewer passages instead."""
@@ -24,41 +24,41 @@ _TOO_SHORT_NOTE = {
     "es": "La pregunta con sus pasajes no cabe en el contexto del modelo {model}.",
     "en": "The question with its passages does not fit in the context of the model {model}.",
 }
+_OTHER_MODEL_NOTE = {
+    "es": "El modelo {model} no pudo responder; respondió {other}.",
+    "en": "The model {model} could not answer; {other} did.",
+}
 
 
 class Asking:
     """The models of an app, and the prompt that they are asked with."""
 
-    def __init__(self, definition: AppDefinition, ref: str, open_model: OpenModel | None) -> None:
-        self.definition, self.ref = definition, ref
-        self._open_model = open_model
+    def __init__(self, definition: AppDefinition, ref: str, models: AppModels) -> None:
+        self.definition, self.ref, self.models = definition, ref, models
 
     def draft(self, asked: Asked, passages: Sequence[Passage] | None = None) -> Drafted:
-        """Ask the model, then the fallbacks; `known` is False in the answer when none could.
+        """Ask the model, or its fallbacks; `known` is False in the answer when none could.
 
         Raises UserError where the app names no model, and ContextOverflow where there are no passages to leave out.
         """
+        model = self.model(asked)
+        try:
+            return self._asked(model, asked, passages or ())
+        except ModelUnavailable:
+            note = _NO_MODEL_NOTE
+        except ContextOverflow:
+            if passages is None:
+                raise
+            note = _TOO_SHORT_NOTE
+        said = note[asked.language].format(model=", ".join((model.name, *self.definition.fallbacks)))
+        return Drafted(AppAnswer("", asked.language, known=False, note=said))
+
+    def model(self, asked: Asked) -> LanguageModel:
+        """What a question is put to; raises UserError where there is nothing."""
         model = asked.model if asked.model is not None else self.definition.model
         if model is None:
             raise UserError(f"{self.ref}: needs a model, and names none: say which with --model")
-        notes: list[str] = []
-        for candidate in (model, *self.definition.fallbacks):
-            opened = candidate if not isinstance(candidate, str) else self.opened(candidate)
-            try:
-                return self._asked(opened, asked, passages or ())
-            except ModelUnavailable:
-                notes.append(_NO_MODEL_NOTE[asked.language].format(model=opened.name))
-            except ContextOverflow:
-                if passages is None:
-                    raise
-                notes.append(_TOO_SHORT_NOTE[asked.language].format(model=opened.name))
-        return Drafted(AppAnswer("", asked.language, known=False, note=" ".join(notes)))
-
-    def opened(self, name: str) -> LanguageModel:
-        """The model of this name."""
-        if self._open_model is None:
-            raise UserError(f"{self.ref}: was opened without a way to open the model {name!r}")
-        return self._open_model(name)
+        return self.models.routed(model, asked.who)
 
     def _asked(self, model: LanguageModel, asked: Asked, passages: Sequence[Passage]) -> Drafted:
         """The model's answer; what does not fit in its context is cut, the answer's length first, then passages."""
@@ -78,36 +78,40 @@ class Asking:
         answer = AppAnswer(
             completion.text.strip(),
             asked.language,
-            note=completion.note,
+            note=self._note(model, completion, asked.language),
             model=completion.model,
             usage=completion.usage,
             cost=completion.cost,
         )
         return Drafted(answer, prompt_hash(messages), tuple(passages))
 
+    def _note(self, model: LanguageModel, completion: Completion, language: Language) -> str:
+        if not completion.note:
+            return ""
+        return _OTHER_MODEL_NOTE[language].format(model=model.name, other=completion.model)
+
     def messages(self, asked: Asked, passages: Sequence[Passage] = ()) -> list[Message]:
         """The filled templates. What the user wrote is a value in them, never a part of a template."""
         language = asked.language
         values: dict[str, Any] = {
             "question": asked.question,
-            "passages": passages,
+            "passages": [
+                {"text": one.text, "heading": one.heading, "file": one.file, "locator": one.locator}
+                for one in passages
+            ],
             "unknown": self.definition.unknown_answer(language),
         }
-        prompt, messages = self.definition.prompt, list[Message]()
-        if system := prompt.system.get(language) or next(iter(prompt.system.values()), ""):
-            messages.append(Message("system", _environment().from_string(system).render(values)))
+        prompt = self.definition.prompt
+        system = prompt.system.get(language) or next(iter(prompt.system.values()), "")
         user = prompt.user.get(language) or next(iter(prompt.user.values()))
-        return [*messages, *asked.history, Message("user", _environment().from_string(user).render(values))]
+        try:
+            filled = fill([(template, values) for template in (system, user) if template])
+        except TemplateFault as fault:
+            raise UserError(f"{self.ref}: its prompt cannot be filled: {fault}") from None
+        head = [Message("system", filled[0])] if system else []
+        return [*head, *asked.history, Message("user", filled[-1])]
 
 
 def prompt_hash(messages: Sequence[Message]) -> str:
     """What a call is known by in the log: the SHA-256 of the prompt, without what was answered."""
     return hashlib.sha256("\0".join(f"{m.role}\0{m.content}" for m in messages).encode()).hexdigest()
-
-
-@cache
-def _environment() -> Any:
-    # Loaded late: quoting documents needs no templates.
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    return ImmutableSandboxedEnvironment(autoescape=False, keep_trailing_newline=False)

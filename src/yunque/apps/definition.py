@@ -1,18 +1,21 @@
 """An app as a YAML file: its fields, and what is wrong with them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from yunque.apps.agents.limits import Limits
 from yunque.apps.retrieval.extractive import Relevance
 from yunque.apps.retrieval.words import Language
 from yunque.configuration import Settings
 from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig
+from yunque.llm.cache import CacheSettings
 from yunque.settings_file import SettingsFile
+from yunque.workspace import Workspace
 
 _UNKNOWN = {"es": "No lo sé. Los documentos no lo dicen.", "en": "I don't know. The documents do not say."}
 _BLOCKED = {"es": "No puedo hacer eso.", "en": "I can't do that."}
@@ -22,9 +25,13 @@ SynonymGroup = dict[Language, list[str]]
 
 
 class Knowledge(Settings):
-    """Where an app's answers come from: an index, how many passages a model is given, and when it knows."""
+    """Where an app's answers come from: an index, how many passages a model is given, and when it knows.
+
+    Of passages that only some groups may see, the app finds those of `groups`.
+    """
 
     index: str
+    groups: list[str] = Field(default=[])
     top_k: int = Field(default=6, ge=1, le=50)
     relevance: Relevance = Relevance()
     synonyms: list[SynonymGroup] = Field(default=[])
@@ -56,9 +63,36 @@ class CheckSettings(Settings):
 
 
 class Policy(Settings):
-    """What is done with personal data before anything is logged or leaves this machine."""
+    """Where a question may go (`local`: models that run here; or a list of providers), and what happens to personal
+    data on the way: it is taken out and put back (redact), refused, or sent. The log never holds any."""
 
-    personal_data: Literal["redact"] = "redact"
+    where: Literal["anywhere", "local"] | tuple[str, ...] = "anywhere"
+    personal_data: Literal["redact", "refuse", "send"] = "redact"
+
+
+class Routing(Settings):
+    """How patiently models are asked; see `yunque.llm.router.RouterSettings`. Times are in seconds."""
+
+    context_window_fallbacks: tuple[str, ...] = ()
+    local_fallback: str | None = None
+    deadline: float | None = Field(default=120.0, gt=0)
+    hedge_after: float | None = Field(default=None, ge=0)
+
+
+class DailyBudget(Settings):
+    """What all questions of a day (UTC) may cost together; a call that could pass it is refused before it is made."""
+
+    usd_a_day: float | None = Field(default=None, ge=0)
+    tokens_a_day: int | None = Field(default=None, ge=0)
+
+
+class AgentSettings(Settings):
+    """How an app with tools works: whether it divides a question first, and holds its answer against what the tools
+    said; and when it stops."""
+
+    plan: bool = True
+    check: bool = True
+    limits: Limits = Limits()
 
 
 class AppDefinition(Settings):
@@ -73,11 +107,14 @@ class AppDefinition(Settings):
     languages: list[Language] = Field(default=["es", "en"], min_length=1)
     model: str | None = None
     fallbacks: list[str] = Field(default=[])
+    routing: Routing = Routing()
+    budget: DailyBudget | None = None
+    cache: CacheSettings | None = None
     knowledge: Knowledge | None = None
     prompt: Prompt = Prompt()
     answer: AnswerForm | None = None
     tools: list[dict[str, Any]] = Field(default=[])
-    limits: dict[str, Any] = Field(default={})
+    agent: AgentSettings = AgentSettings()
     steps: list[dict[str, Any]] = Field(default=[])
     memory: str | dict[str, Any] = "none"
     unknown: Texts = Field(default={})
@@ -92,13 +129,20 @@ class AppDefinition(Settings):
             raise ValueError(
                 "an app with steps is a chain: it takes no tools, knowledge or answer of its own"
             )
-        if self.limits and not self.tools:
-            raise ValueError("limits are an agent's, and an agent has tools")
+        if self.agent != AgentSettings() and not self.tools:
+            raise ValueError("agent is for an app with tools, and this one has none")
         if self.answer and (self.tools or self.knowledge):
             raise ValueError("an answer with a schema is a prompt's: it takes no tools or knowledge")
         if not (self.steps or self.tools or self.prompt.user):
             raise ValueError("the app has nothing to do: give it a prompt.user, tools or steps")
         return self
+
+    @property
+    def kind(self) -> str:
+        """`documents`, `prompt`, `agent` or `chain`."""
+        if self.steps:
+            return "chain"
+        return "agent" if self.tools else "documents" if self.knowledge else "prompt"
 
     def unknown_answer(self, language: Language) -> str:
         """What is said when the documents do not answer."""
@@ -109,17 +153,22 @@ class AppDefinition(Settings):
         return self.blocked.get(language, _BLOCKED[language])
 
 
-def read_definition(path: Path) -> AppDefinition:
-    """The app in a YAML file; raises UserError that names the file, and the line and field of every mistake."""
+def read_definition(path: Path, workspace: Workspace | None = None) -> AppDefinition:
+    """The app in a YAML file; prompts that it names are those of the workspace.
+
+    Raises UserError that names the file, and the line and field of every mistake.
+    """
     file = SettingsFile(path)
     definition = file.settings(AppDefinition)
-    mistakes = [str(mistake) for mistake in _mistakes(file, definition)]
+    mistakes = [str(mistake) for mistake in _mistakes(file, definition, workspace)]
     if mistakes:
         raise UserError("\n".join(mistakes))
     return definition
 
 
-def _mistakes(file: SettingsFile, definition: AppDefinition) -> Iterator[UserError]:
+def _mistakes(
+    file: SettingsFile, definition: AppDefinition, workspace: Workspace | None
+) -> Iterator[UserError]:
     """What is wrong with the parts that have a language of their own: templates, tools, steps, memory."""
     for name, texts in (("system", definition.prompt.system), ("user", definition.prompt.user)):
         for language, template in texts.items():
@@ -128,7 +177,7 @@ def _mistakes(file: SettingsFile, definition: AppDefinition) -> Iterator[UserErr
     for number, group in enumerate(definition.knowledge.synonyms if definition.knowledge else []):
         if not any(group.values()):
             yield file.mistake(("knowledge", "synonyms", number), "the group is empty")
-    for place, read in _parts(definition, file.path.parent):
+    for place, read in _parts(definition, file.path.parent, workspace):
         try:
             read(f"{file.path}:{file.line(place)}: {'.'.join(map(str, place))}")
         except UserError as error:
@@ -136,40 +185,49 @@ def _mistakes(file: SettingsFile, definition: AppDefinition) -> Iterator[UserErr
 
 
 def _parts(
-    definition: AppDefinition, folder: Path
+    definition: AppDefinition, folder: Path, workspace: Workspace | None
 ) -> Iterator[tuple[tuple[str | int, ...], Callable[[str], object]]]:
     """The fields that are read by others, which are loaded where an app has them."""
     if definition.tools:
-        from yunque.apps.agents import read_limits, read_tools
+        from yunque.apps.agents.reading import read_tools
 
         for number, tool in enumerate(definition.tools):
-            yield (
-                ("tools", number),
-                partial(read_tools, [tool], folder=folder, search=lambda _: (), agents={tool.get("agent"): None}),
-            )
-        yield ("limits",), partial(read_limits, definition.limits)
+            if "agent" in tool:
+                yield ("tools", number), _no_agents
+                continue
+            search = _no_passages if definition.knowledge else None
+            yield ("tools", number), partial(read_tools, [tool], folder=folder, search=search)
     if definition.steps:
-        from yunque.apps.chains import read_chain
+        from yunque.apps.chained import kept_prompts
+        from yunque.apps.chains.reading import read_chain
 
-        chain = {"name": definition.name, "steps": definition.steps}
-        yield ("steps",), partial(read_chain, chain, folder=folder)
+        chain = {"name": definition.name, "model": definition.model, "steps": definition.steps}
+        yield ("steps",), partial(read_chain, chain, folder=folder, read_prompt=kept_prompts(workspace))
     if definition.memory != "none":
         from yunque.apps.memory import read_policy
 
         yield ("memory",), partial(read_policy, definition.memory)
 
 
+def _no_passages(words: str, k: int) -> Sequence[Any]:
+    """Stands for the search in the app's documents while its file is read."""
+    del words, k
+    return ()
+
+
+def _no_agents(where: str) -> None:
+    raise UserError(f"{where}: an app's tools are functions, APIs, databases and the search in its documents")
+
+
 def _template_problem(template: str) -> str:
     """What is wrong with a template, or nothing."""
-    from jinja2 import TemplateError, meta
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from yunque.apps.prompts.rendering import TemplateFault, examine
 
-    environment = ImmutableSandboxedEnvironment()
     try:
-        names = meta.find_undeclared_variables(environment.parse(template))
-    except TemplateError as error:
-        return f"not a valid template ({error})"
-    unknown = sorted(names - {"question", "passages", "unknown"})
+        (names,) = examine([template])
+    except TemplateFault as fault:
+        return f"not a valid template ({fault})"
+    unknown = sorted(set(names) - {"question", "passages", "unknown"})
     return (
         f"knows nothing called {', '.join(unknown)} (it may use question, passages and unknown)"
         if unknown

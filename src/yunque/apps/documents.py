@@ -9,7 +9,7 @@ from yunque.apps.asking import Asking
 from yunque.apps.checks import Exchange
 from yunque.apps.definition import AppDefinition
 from yunque.apps.retrieval.extractive import Candidate, Finder
-from yunque.apps.retrieval.grounding import cited_numbers, is_supported, without_invented
+from yunque.apps.retrieval.grounding import ground
 from yunque.apps.retrieval.index import Index
 from yunque.apps.retrieval.passages import RECORD, Passage
 from yunque.apps.retrieval.question import Question
@@ -26,6 +26,10 @@ _EXTRACTIVE_NOTE = {
 _UNSUPPORTED_NOTE = {
     "es": "La respuesta del modelo no se apoyaba en los documentos y se ha sustituido.",
     "en": "The model's answer was not borne out by the documents and was replaced.",
+}
+_DROPPED_NOTE = {
+    "es": "Se han quitado frases del modelo que los documentos no apoyan.",
+    "en": "Sentences of the model that the documents do not bear out were left out.",
 }
 _LEAKED_NOTE = {
     "es": "La respuesta del modelo no pasó los controles y se ha sustituido.",
@@ -58,14 +62,17 @@ class FromDocuments:
             return replace(drafted, answer=_extractive(found, language, answer.note, answer))
         if answer.text.strip().rstrip(".") == unknown.strip().rstrip("."):
             return replace(drafted, answer=replace(answer, known=False, citations=()))
-        text = without_invented(answer.text, len(passages))
-        if not is_supported(text, [(passage.text, passage.language) for passage in passages]):
+        grounded = ground(answer.text, [(passage.text, passage.language) for passage in passages])
+        if not grounded.text:
             return replace(drafted, answer=_extractive(found, language, _UNSUPPORTED_NOTE[language], answer))
         citations = [
             _citation(number, passages[number - 1], passages[number - 1].text)
-            for number in cited_numbers(text)
+            for number in grounded.citations
         ]
-        return replace(drafted, answer=replace(answer, text=text, citations=tuple(citations)))
+        notes = [answer.note, "" if grounded.whole else _DROPPED_NOTE[language]]
+        note = " ".join(filter(None, notes))
+        answer = replace(answer, text=grounded.text, citations=tuple(citations), note=note)
+        return replace(drafted, answer=answer)
 
     def instead(self, asked: Asked, blocked: AppAnswer) -> AppAnswer | None:
         """Quotations, where a model's answer was stopped."""

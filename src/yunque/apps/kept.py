@@ -17,6 +17,7 @@ RESOLVED = "app.json"
 """The same definition with its defaults: JSON is read a hundred times faster than YAML, at every question."""
 _BESIDE = "beside/"
 """Where the files lie that the app's file names: functions, OpenAPI documents."""
+_SCRIPTED = "scripted:"
 _FUNCTION = re.compile(r"(.+\.py):\w+$")
 
 
@@ -26,7 +27,7 @@ def add_app(workspace: Workspace, yaml_path: Path) -> Artifact:
     Its parents are its index and its models, where they are local. A database that a tool asks is not kept: the app
     goes on using the one that lies there.
     """
-    definition = _with_databases_found(read_definition(yaml_path), yaml_path.parent)
+    definition = _with_places_found(read_definition(yaml_path, workspace), yaml_path.parent)
     parents: list[Artifact] = []
     if definition.knowledge:
         parents.append(workspace.get(definition.knowledge.index, "index"))
@@ -46,10 +47,16 @@ def add_app(workspace: Workspace, yaml_path: Path) -> Artifact:
 
 
 def load_definition(workspace: Workspace, ref: str) -> tuple[AppDefinition, Artifact]:
-    """The definition of the app artifact called `ref`."""
+    """The definition of the app artifact called `ref`; raises UserError, too where another Yunque made it and its
+    fields have changed."""
     artifact = workspace.get(ref, "app")
     values = json.loads(workspace.file(artifact, RESOLVED).read_bytes())
-    return validated(AppDefinition, values, artifact.ref), artifact
+    try:
+        return validated(AppDefinition, values, artifact.ref), artifact
+    except UserError as error:
+        raise UserError(
+            f"{error} (add the app's file again: yunque app check FILE, yunque app add FILE)"
+        ) from None
 
 
 def unpacked(workspace: Workspace, artifact: Artifact) -> Path:
@@ -77,29 +84,52 @@ def _model(workspace: Workspace, name: str) -> Artifact:
     return workspace.get(name, "adapter" if name.startswith("adapter/") else "model")
 
 
-def _with_databases_found(definition: AppDefinition, folder: Path) -> AppDefinition:
-    """The definition with whole paths to the databases that its tools ask."""
+def _with_places_found(definition: AppDefinition, folder: Path) -> AppDefinition:
+    """The definition with whole paths to the databases that its tools ask, and to scripted models."""
     tools = [
         {**tool, "sql": str((folder / tool["sql"]).resolve())} if isinstance(tool.get("sql"), str) else tool
         for tool in definition.tools
     ]
-    return definition.model_copy(update={"tools": tools})
+    found: dict[str, Any] = {
+        "model": _place(definition.model, folder),
+        "fallbacks": [_place(name, folder) for name in definition.fallbacks],
+        "steps": [
+            {**step, "model": _place(step["model"], folder)} if isinstance(step.get("model"), str) else step
+            for step in definition.steps
+        ],
+        "tools": tools,
+    }
+    return definition.model_copy(update=found)
+
+
+def _place(model: str | None, folder: Path) -> str | None:
+    if model is None or not model.startswith(_SCRIPTED):
+        return model
+    return _SCRIPTED + str((folder / model.removeprefix(_SCRIPTED)).resolve())
 
 
 def _named_files(value: Any) -> Iterator[str]:
-    """The files that tools and steps name: `function: FILE.py:NAME`, `openapi: FILE`. Raises UserError for one that
-    does not lie beside the app's own file, or below."""
+    """The files that tools and steps name: `function: FILE.py:NAME`, `openapi: FILE`, `prompt: FILE.prompt`.
+
+    Raises UserError for one that does not lie beside the app's own file, or below.
+    """
     if isinstance(value, list):
         for inside in value:
             yield from _named_files(inside)
     elif isinstance(value, dict):
         for key, inside in value.items():
-            if key == "function" and isinstance(inside, str) and (found := _FUNCTION.match(inside)):
-                yield _beside(found[1])
-            elif key == "openapi" and isinstance(inside, str):
-                yield _beside(inside)
+            name = _file_in(key, inside) if isinstance(inside, str) else None
+            if name:
+                yield _beside(name)
             else:
                 yield from _named_files(inside)
+
+
+def _file_in(key: str, value: str) -> str | None:
+    """The file that a field of a tool or a step names."""
+    if key == "function" and (found := _FUNCTION.match(value)):
+        return found[1]
+    return value if key == "openapi" or (key == "prompt" and value.endswith(".prompt")) else None
 
 
 def _beside(name: str) -> str:

@@ -1,40 +1,150 @@
-"""`yunque index`: passages that can be found, by keyword and by vector."""
+"""`yunque index`: documents that can be found, by keyword and by vector."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from yunque.cli.show import JSON_OPTION, bars, emit, note, table
+from yunque.cli.show import JSON_OPTION, bars, emit, note, table, warn
+from yunque.errors import UserError
 
-app = typer.Typer(help="Make and measure indexes over datasets.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from yunque.apps.retrieval.ingest import Report
+    from yunque.apps.retrieval.sources import Sources
+    from yunque.workspace import Artifact, Workspace
+
+app = typer.Typer(help="Make, search and measure indexes of documents.", no_args_is_help=True)
+
+_NAMED = 8
+_SOURCES = typer.Argument(None, help="Files, folders, or http(s):// addresses.", show_default=False)
+_DATA = typer.Option([], "--data", "-d", help="A dataset; may be given several times.")
+_EXCLUDE = typer.Option([], help="Leave out files whose name matches this pattern.")
+_ONLY_FOR = typer.Option(
+    [],
+    metavar="PATTERN=GROUP[,GROUP]",
+    help="Only these groups may see files whose name matches the pattern.",
+)
+_WHERE = typer.Option(
+    [], metavar="FIELD=VALUE", help="Only what fulfils this: FIELD=A, FIELD=A|B, FIELD>=A or FIELD<=A."
+)
+_GROUPS = typer.Option(
+    None, help="Search as a member of these groups (commas between them); without, all is seen."
+)
 
 
 @app.command()
 def build(
+    sources: list[str] | None = _SOURCES,
     name: str = typer.Option(..., "--name", "-n", help="The name of the index."),
-    data: list[str] = typer.Option(..., "--data", "-d", help="A dataset; may be given several times."),
-    exclude: list[str] = typer.Option([], help="Leave out files whose name matches this pattern."),
+    data: list[str] = _DATA,
+    exclude: list[str] = _EXCLUDE,
+    only_for: list[str] = _ONLY_FOR,
+    embedder: str = typer.Option(
+        "corpus", help="corpus, hashing, none, model/NAME, or a remote model's name."
+    ),
+    passage_chars: int = typer.Option(600, help="About how long a passage may be, in characters."),
+    store: str = typer.Option(
+        "", help="Where passages are kept: postgresql://..., lance:FOLDER; else in the workspace."
+    ),
+    anonymize: bool = typer.Option(
+        False, "--anonymize", help="Replace personal data of files and pages first."
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Cut datasets into passages and index them."""
-    from yunque.apps.retrieval.index import IndexConfig, build_index
+    """Make an index of just these sources; what it has of them already is not read again."""
+    from yunque.apps.retrieval.index_config import IndexConfig
+    from yunque.apps.retrieval.ingest import build as build_index
+    from yunque.configuration import validated
+    from yunque.workspace import Workspace
+
+    config = validated(
+        IndexConfig,
+        {
+            "exclude": exclude,
+            "permissions": _permissions(only_for),
+            "embedder": embedder,
+            "passage_chars": passage_chars,
+            "store": store,
+            "anonymize": anonymize,
+        },
+        "yunque index build",
+    )
+    workspace = Workspace.open()
+    made = build_index(workspace, name, _sources(sources, data), config, bars)
+    _show_made(workspace, *made, as_json)
+
+
+@app.command()
+def add(
+    name: str = typer.Argument(help="The index; it is made if it is not there."),
+    sources: list[str] | None = _SOURCES,
+    data: list[str] = _DATA,
+    exclude: list[str] = _EXCLUDE,
+    only_for: list[str] = _ONLY_FOR,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Take more sources into an index, or what changed in some that it has."""
+    from yunque.apps.retrieval.index_config import IndexConfig
+    from yunque.apps.retrieval.ingest import add as add_to_index
     from yunque.workspace import Workspace
 
     workspace = Workspace.open()
-    artifact = build_index(workspace, name, data, bars, IndexConfig(exclude=tuple(exclude)))
+    before = workspace.find(f"index/{name}", "index")
+    config: IndexConfig | None = IndexConfig.model_validate(before.config) if before else IndexConfig()
+    if exclude:
+        config = config.model_copy(update={"exclude": (*config.exclude, *exclude)}) if config else None
+    if only_for and config:
+        config = config.model_copy(update={"permissions": {**_permissions(only_for), **config.permissions}})
+    made = add_to_index(workspace, name, _sources(sources, data), config, bars)
+    _show_made(workspace, *made, as_json)
+
+
+def _sources(named: list[str] | None, data: list[str]) -> "Sources":
+    from yunque.apps.retrieval.sources import Sources
+
+    urls = tuple(one for one in named or () if "://" in one)
+    paths = tuple(Path(one) for one in named or () if "://" not in one)
+    if not all(str(one).strip() for one in named or ()):
+        raise UserError("a source is empty: name a file, a folder or an address")
+    return Sources(tuple(data), paths, urls)
+
+
+def _permissions(only_for: list[str]) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for one in only_for:
+        pattern, equals, groups = one.rpartition("=")
+        names = tuple(group.strip() for group in groups.split(",") if group.strip())
+        if not equals or not pattern or not names:
+            raise UserError(f"--only-for: {one!r} is not PATTERN=GROUP, as in 'hr/*=hr,board'")
+        found[pattern] = names
+    return found
+
+
+def _show_made(workspace: "Workspace", artifact: "Artifact", report: "Report", as_json: bool) -> None:
     for user in workspace.list("app"):
-        older = [ref for ref in user.parents if ref.startswith(f"index/{name}@") and ref != artifact.ref]
+        older = [
+            ref for ref in user.parents if ref.startswith(f"index/{artifact.name}@") and ref != artifact.ref
+        ]
         if older:
             note(
                 f"{user.ref} still answers from {older[0]}: add its file again (`yunque app add`) to use the new one"
             )
+    if report.resumed:
+        note(f"went on with what a run before had begun: {report.resumed} files were cut already")
+    if report.refitted:
+        note("the corpus had outgrown its vectors: all of them were made anew")
+    for skipped in report.skipped[:_NAMED] if not as_json else ():
+        warn(f"{skipped.file}: {skipped.reason}")
+    if len(report.skipped) > _NAMED and not as_json:
+        warn(f"and {len(report.skipped) - _NAMED} more were left out: --json lists them")
     languages = ", ".join(f"{count} {language}" for language, count in artifact.figures["languages"].items())
     emit(
-        artifact.as_dict(),
+        {**artifact.as_dict(), "run": report.as_dict()},
         as_json,
         lambda console: console.print(
             f"[bold]{artifact.ref}[/]: {artifact.figures['passages']} passages ({languages}), "
-            f"{artifact.figures['words']} different words"
+            f"{artifact.figures['words']} different words; {report.read} files read, {report.unchanged} unchanged, "
+            f"{report.gone} gone"
         ),
     )
 
@@ -45,17 +155,32 @@ def search(
     words: str = typer.Argument(help="What to look for."),
     k: int = typer.Option(5, "-k", help="How many passages.", min=1),
     language: str | None = typer.Option(None, help="Only passages in this language: es or en."),
+    where: list[str] = _WHERE,
+    groups: str | None = _GROUPS,
+    diversity: float = typer.Option(
+        0.0, help="Put passages like better ones further down (MMR).", min=0, max=1
+    ),
+    feedback: bool = typer.Option(False, "--feedback", help="Search again with words of what was found."),
+    by_ranks: bool = typer.Option(False, "--by-ranks", help="Fuse by reciprocal ranks, not by scores."),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """The passages nearest to some words."""
+    from yunque.apps.retrieval.conditions import parse_conditions
     from yunque.apps.retrieval.index import Index
     from yunque.workspace import Workspace
 
-    hits = Index.open(Workspace.open(), index).search(words, k, language)
+    theirs = None if groups is None else frozenset(one.strip() for one in groups.split(",") if one.strip())
+    opened = Index.open(Workspace.open(), index).narrowed(theirs, parse_conditions(where))
+    fusion: Literal["scores", "ranks"] = "ranks" if by_ranks else "scores"
+    hits = opened.search(words, k, language, diversity=diversity, feedback=feedback, fusion=fusion)
     found = [
         {
             "file": hit.passage.file,
             "locator": hit.passage.locator,
+            "heading": hit.passage.heading,
+            "start": hit.passage.start,
+            "end": hit.passage.end,
+            "row": hit.passage.row_id,
             "score": round(hit.score, 4),
             "keyword": round(hit.keyword, 2),
             "vector": round(hit.vector, 3),
@@ -72,10 +197,14 @@ def search(
 def evaluate(
     index: str = typer.Argument(help="The index: NAME or NAME@VERSION."),
     questions: Path = typer.Argument(
-        help="JSON lines: language, question, answerable, file, answer, also_ok."
+        help="JSON lines: language, question, answerable, file, answer, also_ok; or, with --qrels, id and question."
     ),
+    qrels: Path | None = typer.Option(None, help="Judgements: lines of `question-id 0 document grade`."),
     app_ref: str | None = typer.Option(None, "--app", help="Use this app's synonyms and relevance."),
-    k: int = typer.Option(5, "-k", help="The k of recall at k.", min=1),
+    k: int = typer.Option(5, "-k", help="The k of recall and nDCG at k.", min=1),
+    calibrate: bool = typer.Option(
+        False, "--calibrate", help="Keep the best floor with the index, as a new version."
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Measure an index: what it finds, how many answers hold the fact, and what it refuses."""
@@ -83,17 +212,28 @@ def evaluate(
     from yunque.workspace import Workspace
 
     workspace = Workspace.open()
-    measured = measure_index(workspace, index, read_questions(questions), app_ref, k, bars)
-    rows = [(name.replace("_", " "), value) for name, value in measured.figures().items()]
+    if qrels is not None:
+        from yunque.apps.retrieval.judgements import measure_judged
+
+        figures: dict[str, Any] = measure_judged(workspace, index, questions, qrels, k, bars)
+        wrong: list[dict[str, Any]] = []
+    else:
+        measured = measure_index(workspace, index, read_questions(questions), app_ref, k, bars)
+        figures, wrong = measured.figures(), measured.wrong
+    if calibrate and qrels is None:
+        from yunque.apps.retrieval.ingest import keep_floor
+
+        figures["index"] = keep_floor(workspace, index, figures["best_floor"]).ref
+    rows = [(name.replace("_", " "), value) for name, value in figures.items()]
     emit(
-        {**measured.figures(), "wrong": measured.wrong},
+        {**figures, "wrong": wrong},
         as_json,
         lambda console: console.print(
             table(f"{index} on {questions.name}", ("figure", "value"), rows, ("value",))
         ),
     )
-    if measured.wrong and not as_json:
-        note(f"{len(measured.wrong)} questions went wrong: --json lists them")
+    if wrong and not as_json:
+        note(f"{len(wrong)} questions went wrong: --json lists them")
 
 
 @app.command("list")
@@ -108,3 +248,45 @@ def list_indexes(as_json: bool = JSON_OPTION) -> None:
         as_json,
         lambda console: console.print(table("", ("index", "passages", "made of"), rows, ("passages",))),
     )
+
+
+@app.command()
+def prune(
+    name: str = typer.Argument(help="The index."),
+    keep: int = typer.Option(1, help="How many of its newest versions to keep.", min=1),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Delete what only old versions of an index have. A version that an app answers from is kept."""
+    from yunque.apps.retrieval.upkeep import prune as prune_index
+    from yunque.workspace import Workspace
+
+    done = prune_index(Workspace.open(), name, keep)
+    emit(
+        done,
+        as_json,
+        lambda console: console.print(
+            f"index/{name}: {done['passages']} passages and {done['stores']} stores deleted; kept: "
+            f"{', '.join(done['kept'])}"
+        ),
+    )
+
+
+@app.command()
+def erase(
+    name: str = typer.Argument(help="The index."),
+    row: list[str] = typer.Option([], help="The id of a row; may be given several times."),
+    file: list[str] = typer.Option([], help="A file's name; may be given several times."),
+    where: list[str] = _WHERE,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Erase passages from every version of an index, so that nothing of them is left in its files."""
+    from yunque.apps.retrieval.conditions import parse_conditions
+    from yunque.apps.retrieval.upkeep import erase as erase_from_index
+    from yunque.workspace import Workspace
+
+    conditions: dict[str, Any] = {**({"row": row} if row else {}), **({"file": file} if file else {})}
+    conditions |= parse_conditions(where)
+    if not conditions:
+        raise UserError("nothing to erase is named: use --row, --file or --where")
+    count = erase_from_index(Workspace.open(), name, conditions)
+    emit({"erased": count}, as_json, lambda console: console.print(f"index/{name}: {count} passages erased"))

@@ -1,4 +1,4 @@
-"""`yunque key`: the API keys of the server."""
+"""`yunque key`: the API keys of the server; those of providers are in `provider_key`."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from yunque.workspace import Workspace
     from yunque.workspace.api_keys import Terms
 
-app = typer.Typer(help="Make, list and revoke the API keys of the server.", no_args_is_help=True)
+app = typer.Typer(help="The API keys of the server, and those of the providers.", no_args_is_help=True)
 
 
 @app.command()

@@ -9,10 +9,14 @@ import typer.core
 
 from yunque import __version__
 from yunque.cli import (
+    agent,
     align,
     ask,
     audit,
     bench,
+    budget,
+    chain,
+    compare,
     data,
     evaluate,
     forgetting,
@@ -21,14 +25,20 @@ from yunque.cli import (
     key,
     lab,
     lineage,
+    memory,
     model,
+    models,
+    prompt,
+    provider_key,
     quantize,
     quickstart,
     serve,
+    task,
     tokenizer,
     train,
     tune,
 )
+from yunque.cli import app as app_command
 from yunque.cli.show import complain
 from yunque.errors import UserError
 from yunque.processes import rank, world_size
@@ -97,10 +107,19 @@ app.command("forgetting", rich_help_panel=MODELS)(forgetting.forgetting)
 app.command("generate", rich_help_panel=MODELS)(generate.generate)
 app.command("bench", rich_help_panel=MODELS)(bench.bench)
 app.add_typer(lab.app, name="lab", rich_help_panel=MODELS)
+app.command("models", rich_help_panel=MODELS)(models.models)
+app.command("compare", rich_help_panel=MODELS)(compare.compare)
+app.add_typer(task.app, name="task", rich_help_panel=APPLY)
+app.add_typer(prompt.app, name="prompt", rich_help_panel=APPLY)
 app.add_typer(index.app, name="index", rich_help_panel=APPLY)
 app.command("ask", rich_help_panel=APPLY)(ask.ask)
-app.add_typer(ask.app, name="app", rich_help_panel=APPLY)
+app.add_typer(app_command.app, name="app", rich_help_panel=APPLY)
+app.add_typer(chain.app, name="chain", rich_help_panel=APPLY)
+app.add_typer(agent.app, name="agent", rich_help_panel=APPLY)
+app.add_typer(memory.app, name="memory", rich_help_panel=APPLY)
+app.add_typer(budget.app, name="budget", rich_help_panel=APPLY)
 app.command("serve", rich_help_panel=APPLY)(serve.serve)
+provider_key.register(key.app)
 app.add_typer(key.app, name="key", rich_help_panel=APPLY)
 app.command("list", rich_help_panel=ANSWER)(lineage.list_artifacts)
 app.command("lineage", rich_help_panel=ANSWER)(lineage.lineage)

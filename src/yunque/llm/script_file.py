@@ -3,7 +3,7 @@
     rules:
       - when: "pedido (\\d+)"             # a regular expression, searched in the last message
         role: user                        # whose message that must be; any, if it is not said
-        call: {look_up_order: {order: "\\1"}}   # \\1 is what the first group found
+        call: {look_up_order: {order: "\\1"}}   # \\1 is what the first group found; {number: "\\1"} as a number
       - when: "shipped"
         role: tool
         reply: "Your order is on its way."
@@ -88,8 +88,17 @@ def _group(found: re.Match[str], number: int, otherwise: str) -> str:
 def _all_filled(value: Any, found: re.Match[str]) -> Any:
     if isinstance(value, str):
         return _filled(value, found)
+    if isinstance(value, dict) and set(value) == {"number"} and isinstance(value["number"], str):
+        return _number(_filled(value["number"], found))
     if isinstance(value, dict):
         return {name: _all_filled(inside, found) for name, inside in value.items()}
     if isinstance(value, list):
         return [_all_filled(inside, found) for inside in value]
     return value
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text.replace(",", "."))
+    except ValueError:
+        return text

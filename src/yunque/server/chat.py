@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
@@ -13,7 +14,16 @@ from yunque.llm import Chunk, FinishReason, Message, TokenLogprob, ToolCall, Too
 from yunque.server.errors import ApiError
 from yunque.server.messages import ChatMessage, conversation
 from yunque.server.parsing import refuse
-from yunque.server.requests import MOST_TOKENS, AccountFields, GenerationRequest, Part, Unused, only
+from yunque.server.requests import (
+    MOST_TOKENS,
+    AccountFields,
+    GenerationRequest,
+    Metadata,
+    Part,
+    Unused,
+    conversation_in,
+    only,
+)
 from yunque.server.said import Said, ScoredToken, UsageBody, extra_of, gather, scored_tokens, usage_body
 from yunque.server.sending import event
 from yunque.server.served import Settings
@@ -70,7 +80,7 @@ class ChatRequest(GenerationRequest, AccountFields):
     web_search_options: only() = None  # type: ignore[valid-type]
     moderation: only() = None  # type: ignore[valid-type]
     store: Unused = None
-    metadata: Unused = None
+    metadata: Metadata = None
     reasoning_effort: Unused = None
     verbosity: Unused = None
 
@@ -84,7 +94,8 @@ class ChatRequest(GenerationRequest, AccountFields):
             refuse("top_logprobs: is for when `logprobs` is true", "top_logprobs")
         length = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        return self.chosen(length, _DEFAULT_TOKENS, logprobs=logprobs, format=self._answer_form())
+        chosen = self.chosen(length, _DEFAULT_TOKENS, logprobs=logprobs, format=self._answer_form())
+        return replace(chosen, conversation=conversation_in(self.metadata))
 
     def _answer_form(self) -> Format | None:
         form, tools = self.format(), self._tools()

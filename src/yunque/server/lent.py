@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from typing_extensions import TypeIs
 
 from yunque.generate.config import GenerationConfig
-from yunque.llm import Chunk, Completion, LanguageModel, Message, Prompt, Usage
+from yunque.llm import Chunk, Completion, LanguageModel, Message, Prompt
+from yunque.llm.router import joined
 from yunque.server.account import account
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class LentModel:
 
     def chat(self, messages: Sequence[Message], config: GenerationConfig) -> Completion:
         """Answer a conversation."""
-        return self._whole(self.stream_chat(messages, config))
+        return joined(self.stream_chat(messages, config), self.name)
 
     def stream_chat(self, messages: Sequence[Message], config: GenerationConfig) -> Iterator[Chunk]:
         """Answer a conversation piece by piece."""
@@ -37,7 +38,7 @@ class LentModel:
 
     def complete(self, prompt: Prompt, config: GenerationConfig) -> Completion:
         """Go on with a text."""
-        return self._whole(self.stream_complete(prompt, config))
+        return joined(self.stream_complete(prompt, config), self.name)
 
     def stream_complete(self, prompt: Prompt, config: GenerationConfig) -> Iterator[Chunk]:
         """Go on with a text piece by piece."""
@@ -46,13 +47,6 @@ class LentModel:
                 yield from _while_wanted(model.stream_complete(prompt, config, account().wanted))
             else:
                 yield from _while_wanted(model.stream_complete(prompt, config))
-
-    def _whole(self, chunks: Iterator[Chunk]) -> Completion:
-        texts, last = list[str](), Chunk("")
-        for last in chunks:
-            texts.append(last.text)
-        usage = last.usage or Usage(0, 0)
-        return Completion("".join(texts), last.model or self.name, last.finish_reason or "stop", usage)
 
 
 def _runs_here(model: LanguageModel) -> "TypeIs[LocalModel]":

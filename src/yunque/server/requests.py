@@ -19,6 +19,10 @@ from yunque.server.served import Settings
 MOST_TOKENS = 1_000_000
 _MOST_STOPS = 32
 
+Metadata = Annotated[
+    dict[str, str] | None,
+    Field(max_length=16, description="Of an app with a memory `conversation` is the one that goes on."),
+]
 Unused = Annotated[Any, Field(description="Accepted, and without effect.")]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -189,6 +193,11 @@ class GenerationRequest(Part):
             **more,
         }
         return settings_of(values, length_asked=length is not None)
+
+
+def conversation_in(metadata: dict[str, str] | None) -> str | None:
+    """The conversation of an app that a request names."""
+    return (metadata or {}).get("conversation")
 
 
 def settings_of(values: dict[str, Any], length_asked: bool) -> Settings:

@@ -6,6 +6,7 @@ What would need a kept answer (previous_response_id, conversation, background, s
 import secrets
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -20,9 +21,11 @@ from yunque.server.requests import (
     MOST_TOKENS,
     AccountFields,
     JsonObjectForm,
+    Metadata,
     Part,
     TextForm,
     Unused,
+    conversation_in,
     only,
     settings_of,
 )
@@ -89,7 +92,7 @@ class ResponseRequest(Part, AccountFields):
     image: only() = None  # type: ignore[valid-type]
     moderation: only() = None  # type: ignore[valid-type]
     access_programs: only() = None  # type: ignore[valid-type]
-    metadata: dict[str, str] | None = None
+    metadata: Metadata = None
     user: Unused = None
     parallel_tool_calls: Unused = None
     reasoning: Unused = None
@@ -118,7 +121,8 @@ class ResponseRequest(Part, AccountFields):
             "format": self._form(),
             "truncate": self.truncation == "auto",
         }
-        return settings_of(values, length_asked=self.max_output_tokens is not None)
+        settings = settings_of(values, length_asked=self.max_output_tokens is not None)
+        return replace(settings, conversation=conversation_in(self.metadata))
 
     @property
     def temperature_used(self) -> float:

@@ -19,7 +19,7 @@ from yunque.workspace import Artifact, Workspace
 from yunque.workspace.artifact import parse_ref
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Piece(Chunk):
     """A piece of an app's answer; the last one carries what the app adds to it."""
 
@@ -28,10 +28,12 @@ class Piece(Chunk):
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a request. Where the client asked for no length, less than that of `config` will do."""
+    """The settings of a request. Where the client asked for no length, less than that of `config` will do;
+    `conversation` is the one of an app that it goes on with."""
 
     config: GenerationConfig
     length_asked: bool
+    conversation: str | None = None
 
 
 class ModelBody(TypedDict):

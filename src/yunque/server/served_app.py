@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from yunque.apps.answer import AppAnswer
+from yunque.apps.answer import AppAnswer, AppPiece
 from yunque.apps.app import App, load_app
 from yunque.errors import UserError
 from yunque.guard import CheckList
 from yunque.llm import Chunk, Embeddings, LanguageModel, Message, Prompt, Usage
+from yunque.llm.budgets import BudgetRefusal
 from yunque.server.account import account
+from yunque.server.errors import ApiError
 from yunque.server.served import Piece, Settings
 from yunque.workspace import Workspace
 
@@ -62,10 +64,12 @@ class ServedApp:
                 f"{self.ref} is an app, and gives one answer as its definition says: it takes no n, logprobs, echo, "
                 "tools or form of the answer"
             )
-        return partial(self._answer, prompt, history)
+        return partial(self._answer, prompt, history, settings.conversation)
 
-    def _answer(self, question: str, history: Sequence[Message]) -> Iterator[Chunk]:
-        for piece in self._app.stream(question, history=history):
+    def _answer(self, question: str, history: Sequence[Message], conversation: str | None) -> Iterator[Chunk]:
+        key = account().key
+        who = (f"key/{key.id}",) if key else ()
+        for piece in self._pieces(question, history, who, conversation):
             if piece.answer is None:
                 yield Chunk(piece.text)
                 continue
@@ -73,6 +77,14 @@ class ServedApp:
             usage = _usage(question, piece.answer)
             account().used(usage.prompt_tokens, usage.completion_tokens)
             yield Piece("", "stop", usage, extra=_extra(piece.answer))
+
+    def _pieces(
+        self, question: str, history: Sequence[Message], who: Sequence[str], conversation: str | None
+    ) -> Iterator[AppPiece]:
+        try:
+            yield from self._app.stream(question, history=history, who=who, conversation=conversation)
+        except BudgetRefusal as refusal:
+            raise ApiError(429, str(refusal), code="insufficient_quota") from None
 
     def embed(self, texts: Sequence[Prompt]) -> Embeddings:
         """Raises UserError."""

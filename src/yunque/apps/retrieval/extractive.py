@@ -22,6 +22,8 @@ from yunque.apps.retrieval.words import LANGUAGES, Language, fold, language_of
 from yunque.configuration import Settings
 
 CANDIDATES = 40
+FLOOR = 0.35
+"""The relevance floor of an index on which none was calibrated; the shipped models were fitted for it."""
 SAME_PASSAGE = 0.5
 """A sentence of the same passage needs this much of `similar` to be quoted too: it mostly completes the first one."""
 IN_WORDS = 0.2
@@ -40,12 +42,13 @@ _LEANS = re.compile(
 class Relevance(Settings):
     """When the documents are taken to answer.
 
-    `floor` is the probability that the best sentence must reach (`yunque index eval` says which one is best for a set
-    of questions); `other_language` is what an answer from a document in the other language must be better by;
-    `similar` are the odds against the best sentence that a further one must have to be quoted too.
+    `floor` is the probability that the best sentence must reach: None is the one that was calibrated on the index
+    (`yunque index eval` says which one is best for a set of questions). `other_language` is what an answer from a
+    document in the other language must be better by. `similar` are the odds against the best sentence that a further
+    one must have to be quoted too.
     """
 
-    floor: float = 0.35
+    floor: float | None = None
     other_language: float = 0.35
     similar: float = 0.1
     sentences: int = 3
@@ -76,10 +79,13 @@ class Finder:
         synonyms: Synonyms,
         relevance: Relevance | None = None,
         ranking: Ranking | None = None,
+        depth: int = CANDIDATES,
     ) -> None:
-        self.index, self.synonyms = index, synonyms
+        self.index, self.synonyms, self._depth = index, synonyms, depth
         self.relevance, self.ranking = relevance or Relevance(), ranking or Ranking.shipped()
         self.features = Features(index, synonyms)
+        calibrated = FLOOR if index.floor is None else index.floor
+        self.floor = calibrated if self.relevance.floor is None else self.relevance.floor
 
     def question(self, text: str, language: Language | None = None) -> Question:
         """Take a question apart with this index's vocabulary."""
@@ -87,7 +93,8 @@ class Finder:
 
     def hits(self, question: Question, k: int, language: Language) -> list[Hit]:
         """The passages in a language that are nearest to a question."""
-        return self.index.search(question.text, k, language, question.expanded[language])
+        # By ranks: the models that order the sentences were fitted so.
+        return self.index.search(question.text, k, language, question.expanded[language], fusion="ranks")
 
     def candidates(self, question: Question) -> list[Candidate]:
         """Sentences that may answer, best first: those in the question's language, if one of them is enough."""
@@ -100,7 +107,7 @@ class Finder:
 
     def _in_language(self, question: Question, language: Language, less: float) -> list[Candidate]:
         """The sentences in a language, best first; `less` is taken off the relevance."""
-        found = self.features.sentences(question, self.hits(question, CANDIDATES, language), language)
+        found = self.features.sentences(question, self.hits(question, self._depth, language), language)
         if not found:
             return []
         scores = self.ranking.scores(np.stack([sentence.features for sentence in found]))
@@ -111,6 +118,21 @@ class Finder:
         relevance = max(known - less, 0.0)
         return [Candidate(one.passage, one.position, score, relevance) for score, one in ranked]
 
+    def passage_scores(self, question: Question, hits: Sequence[Hit]) -> dict[str, float]:
+        """The score of the best sentence of each passage that has one which could answer, by the hit's id."""
+        best: dict[str, float] = {}
+        for language in LANGUAGES:
+            theirs = [hit for hit in hits if hit.passage.language == language]
+            found = self.features.sentences(question, theirs, language)
+            if not found:
+                continue
+            ids = {id(hit.passage): hit.id for hit in theirs}
+            scores = self.ranking.scores(np.stack([sentence.features for sentence in found]))
+            for sentence, score in zip(found, scores.tolist(), strict=True):
+                hit_id = ids[id(sentence.passage)]
+                best[hit_id] = max(best.get(hit_id, score), score)
+        return best
+
     def answer(self, question: Question) -> list[Candidate]:
         """The sentences to quote, in the order to quote them; none when the documents do not say."""
         ranked = self.candidates(question)
@@ -118,7 +140,7 @@ class Finder:
 
     def suffices(self, ranked: Sequence[Candidate]) -> bool:
         """Whether the best candidate reaches the floor."""
-        return bool(ranked) and ranked[0].relevance >= self.relevance.floor
+        return bool(ranked) and ranked[0].relevance >= self.floor
 
     def chosen(self, ranked: Sequence[Candidate]) -> list[Candidate]:
         """The best sentence with what it leans on, then others that are nearly as good and say something else."""

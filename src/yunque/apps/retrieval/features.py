@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yunque.apps.retrieval.index import Hit, Index
-from yunque.apps.retrieval.keywords import K1
 from yunque.apps.retrieval.passages import RECORD, Passage
 from yunque.apps.retrieval.question import Question, Term
 from yunque.apps.retrieval.reading import OF_A_PLACE, SYNONYM, Reading, match, read, shape
+from yunque.apps.retrieval.stores.postings import K1
 from yunque.apps.retrieval.synonyms import Synonyms
 from yunque.apps.retrieval.words import LANGUAGES, Language
 

@@ -4,7 +4,7 @@ Everything is an offset into the row's own text, so a quotation can always be fo
 """
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from yunque.apps.retrieval.words import Language, language_of
@@ -17,6 +17,14 @@ _MARKDOWN_HEADING = re.compile(r"#{1,6}\s+")
 _BULLET = re.compile(r"(?:[-*•·–]|\d{1,2}[.)])\s+")
 RECORD = re.compile(r"[^:;.]{1,60}: [^;]+(?:; [^:;]{1,60}: [^;]+)+")
 """A line of a table: "Fare: Basic; Seat: 7 EUR"."""
+_TABLE_ROW = re.compile(r"\|.*\|\s*")
+_TABLE_RULE = re.compile(r"\|[\s:|-]+\|\s*")
+_CODE_LINE = re.compile(
+    r"\s*(?:[})\]]+[;,]?|(?:def|class|import|from|return|if|for|while|else|elif|try|except|with|raise|function|const|"
+    r"let|var|public|private|static|void|int|#include|SELECT|INSERT|UPDATE|CREATE|\$|>>>|sudo|pip|git)\b.*[\w)\]};:\"'*]|"
+    r".*[;{}]|.*\w\(.*\)[;:]?|\s*[\w.\[\]\"']+ (?:=|\+=|:=|->|=>) .+)\s*"
+)
+_CODE_WIDTH = 200
 _FIELD = re.compile(r"\s*[\w /()-]{1,40}: \S")
 _SENTENCE_END = re.compile(r"""[.!?…]+["'»”)\]]*(?=\s+["'«“(\[¿¡]*[A-ZÁÉÍÓÚÜÑ0-9€])|[?!]+["'»”)\]]*(?=\s)""")
 _ABBREVIATION = re.compile(
@@ -59,7 +67,7 @@ class Passage:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "units": [[unit.start, unit.end] for unit in self.units]}
+        return {**self.__dict__, "units": [[unit.start, unit.end] for unit in self.units]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Passage":
@@ -71,7 +79,7 @@ class Passage:
 class _Block:
     """Consecutive lines of one kind."""
 
-    kind: str  # heading, record, text
+    kind: str  # heading, record, table, code, text
     start: int
     end: int
 
@@ -115,6 +123,7 @@ def _blocks(text: str) -> list[_Block]:
     found: list[_Block] = []
     position, open_start, ends_sentence = 0, -1, True
     lines = text.split("\n")
+    special = _special_lines(lines)
     width = max(map(len, lines)) if max(map(len, lines)) <= 120 else 0
 
     def close(end: int) -> None:
@@ -127,6 +136,15 @@ def _blocks(text: str) -> list[_Block]:
         bare = line.strip()
         start, end = position + len(line) - len(line.lstrip()), position + len(line.rstrip())
         position += len(line) + 1
+        if kind := special.get(number):
+            close(start)
+            if found and found[-1].kind == kind and special.get(number - 1) == kind:
+                found[-1] = _Block(kind, found[-1].start, max(end, found[-1].end))
+            else:
+                # Code keeps the blanks before its first line.
+                found.append(_Block(kind, start if kind == "table" else end - len(line.rstrip()), end))
+            ends_sentence = True
+            continue
         if not bare:
             close(start)
             ends_sentence = True
@@ -146,6 +164,67 @@ def _blocks(text: str) -> list[_Block]:
         ends_sentence = bare[-1] in ".!?…:" or len(bare) < 0.7 * width
     close(len(text.rstrip()))
     return found
+
+
+def _special_lines(lines: list[str]) -> dict[int, str]:
+    """The numbers of the lines that are no prose: tables drawn with bars, and runs of code with what is between."""
+    found: dict[int, str] = {}
+    for number, line in enumerate(lines):
+        if _TABLE_RULE.fullmatch(line.strip()) and number and _TABLE_ROW.fullmatch(lines[number - 1].strip()):
+            found[number - 1] = "table"
+            while number < len(lines) and _TABLE_ROW.fullmatch(lines[number].strip()):
+                found[number] = "table"
+                number += 1
+    first = 0
+    while first < len(lines):
+        last = first
+        while last < len(lines) and last not in found and lines[last].strip():
+            last += 1
+        run = lines[first:last]
+        if len(run) > 1 and _is_code(run):
+            found |= dict.fromkeys(range(first, last), "code")
+        first = last + 1
+    return found
+
+
+def _is_code(lines: list[str]) -> bool:
+    """Whether most of some lines look like a program's, and none like prose."""
+    if any(line.rstrip()[-1:] in ".?!" or len(line) > _CODE_WIDTH for line in lines):
+        return False
+    code = sum(_CODE_LINE.fullmatch(line) is not None for line in lines)
+    return code == len(lines) or (code >= 0.6 * len(lines) and any(line[:1] in " \t" for line in lines))
+
+
+def pieces(text: str, start: int, end: int, most: int) -> list[tuple[int, int]]:
+    """What is between two offsets in parts of at most `most` characters: cut after a mark, else at a blank, else
+    anywhere (a text without a blank is no text of words)."""
+    found: list[tuple[int, int]] = []
+    while end - start > most:
+        window = text[start : start + most]
+        at = max(window.rfind(mark) + 1 for mark in (";", ":", ",", ")", "\n"))
+        if at < most // 3:
+            at = window.rfind(" ") + 1
+        if at < most // 3:
+            at = most
+        found.append((start, start + at))
+        start += at
+    found.append((start, end))
+    trimmed = []
+    for first, last in found:
+        piece = text[first:last]
+        first += len(piece) - len(piece.lstrip())
+        last -= len(piece) - len(piece.rstrip())
+        if last > first:
+            trimmed.append((first, last))
+    return trimmed
+
+
+def _lines(text: str, block: _Block) -> list[tuple[int, int]]:
+    """The lines of a block that hold anything, without the white space around them."""
+    return [
+        (match.start(), match.end())
+        for match in re.compile(r"[^\s](?:[^\n]*[^\s])?").finditer(text, block.start, block.end)
+    ]
 
 
 def sentences(text: str, start: int, end: int) -> list[tuple[int, int]]:
@@ -177,6 +256,7 @@ class _Open:
 
     heading: list[str]
     units: list[Unit]
+    table: str = ""
 
 
 def cut(row: Row, passage_chars: int = PASSAGE_CHARS) -> list[Passage]:
@@ -190,7 +270,9 @@ def cut(row: Row, passage_chars: int = PASSAGE_CHARS) -> list[Passage]:
             return
         start, end = filling.units[0].start, filling.units[-1].end
         # A part of the locator that is also the nearest heading is said once.
-        heading = " > ".join(dict.fromkeys([row.source.locator, *filling.heading]))
+        heading = " > ".join(
+            dict.fromkeys([row.source.locator, *filling.heading, *filter(None, [filling.table])])
+        )
         passages.append(
             Passage(
                 row.id,
@@ -206,10 +288,11 @@ def cut(row: Row, passage_chars: int = PASSAGE_CHARS) -> list[Passage]:
         )
         filling.units = []
 
-    def add(unit: Unit) -> None:
-        if filling.units and unit.end - filling.units[0].start > passage_chars:
-            close()
-        filling.units.append(unit)
+    def add(start: int, end: int) -> None:
+        for first, last in pieces(text, start, end, passage_chars):
+            if filling.units and last - filling.units[0].start > passage_chars:
+                close()
+            filling.units.append(Unit(first, last))
 
     record = bool(row.fields) and _is_record(text)
     for block in [_Block("record", 0, len(text))] if record else _blocks(text):
@@ -217,9 +300,25 @@ def cut(row: Row, passage_chars: int = PASSAGE_CHARS) -> list[Passage]:
             close()
             filling.heading = [_MARKDOWN_HEADING.sub("", text[block.start : block.end])]
         elif block.kind == "record":
-            add(Unit(block.start, block.end))
+            add(block.start, block.end)
+        elif block.kind == "table":
+            close()
+            head, *rows = _lines(text, block)
+            # Its passages stand under the names of its columns, as under a heading.
+            filling.table = " | ".join(cell.strip() for cell in text[slice(*head)].strip("| ").split("|"))
+            for start, end in rows:
+                if not _TABLE_RULE.fullmatch(text[start:end]):
+                    add(start, end)
+            close()
+            filling.table = ""
+        elif block.kind == "code":
+            if block.end - block.start <= passage_chars:
+                add(block.start, block.end)
+            else:
+                for start, end in _lines(text, block):
+                    add(start, end)
         else:
             for start, end in sentences(text, block.start, block.end):
-                add(Unit(start, end))
+                add(start, end)
     close()
     return passages

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from yunque.apps.retrieval.everyday import EVERYDAY_EN, EVERYDAY_ES, PLACES
-from yunque.apps.retrieval.keywords import KeywordIndex
 from yunque.apps.retrieval.synonyms import Synonyms
+from yunque.apps.retrieval.vocabulary import Vocabulary
 from yunque.apps.retrieval.words import LANGUAGES, LIGHT, NUMERALS, STOP, Language, stem, words_of
 
 LIGHT_WEIGHT = 0.25
@@ -241,7 +241,7 @@ class Question:
         return sum(term.weight for term in self.terms)
 
 
-def take_apart(text: str, language: Language, keywords: KeywordIndex, synonyms: Synonyms) -> Question:
+def take_apart(text: str, language: Language, keywords: Vocabulary, synonyms: Synonyms) -> Question:
     """Find the terms of a question and weigh them by how rare they are in the corpus."""
     words = [_SHORTHAND.get(word, word) for word in words_of(text)]
     folded = " ".join(words)
@@ -297,7 +297,7 @@ def _without_the_story(text: str, terms: Mapping[str, Term]) -> tuple[Term, ...]
     return tuple(replace(term, asking=asking[word]) for word, term in terms.items())
 
 
-def _number(word: str, following: str, keywords: KeywordIndex) -> Term:
+def _number(word: str, following: str, keywords: Vocabulary) -> Term:
     digits = NUMERALS.get(word, word)
     found = quantities(f"{digits} {following}") or quantities(digits)
     stems = dict.fromkeys(LANGUAGES, frozenset([word, digits]))
@@ -306,7 +306,7 @@ def _number(word: str, following: str, keywords: KeywordIndex) -> Term:
 
 
 def _phrase(
-    word: str, groups: frozenset[int], language: Language, keywords: KeywordIndex, synonyms: Synonyms
+    word: str, groups: frozenset[int], language: Language, keywords: Vocabulary, synonyms: Synonyms
 ) -> Term:
     """Several words that stand for one group; best of all where they all stand themselves."""
     asks_how_much = _ASKING_PHRASE.match(word) is not None
@@ -316,7 +316,7 @@ def _phrase(
     return Term(word, weight, stems, groups, not asks_how_much, parts=parts)
 
 
-def _group_idf(groups: frozenset[int], keywords: KeywordIndex, synonyms: Synonyms) -> float:
+def _group_idf(groups: frozenset[int], keywords: Vocabulary, synonyms: Synonyms) -> float:
     """The mean rarity of the groups' words that the corpus has."""
     named = {
         found for spoken in LANGUAGES for found in synonyms.expansions(groups, spoken) if found in keywords
@@ -325,7 +325,7 @@ def _group_idf(groups: frozenset[int], keywords: KeywordIndex, synonyms: Synonym
 
 
 def _word(
-    word: str, groups: frozenset[int], language: Language, keywords: KeywordIndex, synonyms: Synonyms
+    word: str, groups: frozenset[int], language: Language, keywords: Vocabulary, synonyms: Synonyms
 ) -> Term:
     """One word: itself, its groups, and what it may have been meant to be when nobody knows it."""
     stems = {spoken: {stem(word, spoken)} for spoken in LANGUAGES}

@@ -17,10 +17,22 @@ _POSSESSIVE = re.compile(r"(?<=\w)['’]s\b")
 _WORD = re.compile(r"[^\W_]+(?:[.,:][0-9]+)*")
 
 
+class _WithoutMarks(dict[int, int | None]):
+    """For str.translate: what is set on or under another letter is left out."""
+
+    def __missing__(self, code: int) -> int | None:
+        self[code] = None if unicodedata.combining(chr(code)) else code
+        return self[code]
+
+
+_WITHOUT_MARKS = _WithoutMarks()
+
+
 def fold(text: str) -> str:
     """Lower case without accents, full-width letters made plain."""
-    decomposed = unicodedata.normalize("NFKD", text)
-    return "".join(letter for letter in decomposed if not unicodedata.combining(letter)).casefold()
+    if text.isascii():
+        return text.casefold()
+    return unicodedata.normalize("NFKD", text).translate(_WITHOUT_MARKS).casefold()
 
 
 def words_of(text: str) -> list[str]:
@@ -151,32 +163,23 @@ _ENCLITIC = re.compile(
 )
 
 # Longest first; an ending goes only when enough of the word is left to tell it from others.
-_SPANISH_ENDINGS: tuple[str, ...] = tuple(
-    sorted(
-        _set(
-            "amientos imientos amiento imiento aciones iciones uciones ciones acion icion cion "
-            "siones sion adoras adores "
-            "adora ador edora edores edor idora idor ables ibles able ible mente idades idad adas "
-            "ados idas idos ada ado "
-            "ida ido ando iendo yendo ar er ir aria aremos aran ara are arias arian eria eremos eran "
-            "eras era ere erian "
-            "iria iremos iran ira ire irian aste aron aba abas aban abamos amos emos imos iste ieron "
-            "iera ieran ase "
-            "isimos isimas isimo isima itos itas ito ita es as os an en a e o i"
-        ),
-        key=lambda ending: (-len(ending), ending),
-    )
+_SPANISH_ENDINGS = _set(
+    "amientos imientos amiento imiento aciones iciones uciones ciones acion icion cion "
+    "siones sion adoras adores "
+    "adora ador edora edores edor idora idor ables ibles able ible mente idades idad adas "
+    "ados idas idos ada ado "
+    "ida ido ando iendo yendo ar er ir aria aremos aran ara are arias arian eria eremos eran "
+    "eras era ere erian "
+    "iria iremos iran ira ire irian aste aron aba abas aban abamos amos emos imos iste ieron "
+    "iera ieran ase "
+    "isimos isimas isimo isima itos itas ito ita es as os an en a e o i"
 )
-_ENGLISH_ENDINGS: tuple[str, ...] = tuple(
-    sorted(
-        _set(
-            "ations ation ements ement ments ment ances ance ences ence ables able ibles ible ings "
-            "ing ingly edly ed ies "
-            "es s ly er ers ors or"
-        ),
-        key=lambda ending: (-len(ending), ending),
-    )
+_ENGLISH_ENDINGS = _set(
+    "ations ation ements ement ments ment ances ance ences ence ables able ibles ible ings "
+    "ing ingly edly ed ies "
+    "es s ly er ers ors or"
 )
+_LONGEST_SPANISH, _LONGEST_ENGLISH = max(map(len, _SPANISH_ENDINGS)), max(map(len, _ENGLISH_ENDINGS))
 
 
 @lru_cache(maxsize=65536)
@@ -189,13 +192,15 @@ def stem(word: str, language: str) -> str:
 
 def _stem_spanish(word: str) -> str:
     word = _ENCLITIC.sub("", word) if len(word) > 6 else word
-    for ending in _SPANISH_ENDINGS:
+    for length in range(min(_LONGEST_SPANISH, len(word)), 0, -1):
+        if (ending := word[-length:]) not in _SPANISH_ENDINGS:
+            continue
         # A long ending in e or i needs more of a word before it: "sala" and "salida" are not one word.
         least = (
             2 if len(ending) <= 2 and len(word) <= 4 else 4 if len(ending) > 2 and ending[0] in "ei" else 3
         )
-        if word.endswith(ending) and len(word) - len(ending) >= least:
-            word = word[: -len(ending)]
+        if len(word) - length >= least:
+            word = word[:-length]
             break
     # A stressed vowel breaks in two in some forms (volar, vuelo; perder, pierdo), and spelling follows sound.
     if len(word) > 3:
@@ -213,12 +218,14 @@ def _stem_english(word: str) -> str:
     elif word.endswith(("sses", "ches", "shes", "xes")):
         word = word[:-2]
     else:
-        for ending in _ENGLISH_ENDINGS:
+        for length in range(min(_LONGEST_ENGLISH, len(word)), 0, -1):
+            if (ending := word[-length:]) not in _ENGLISH_ENDINGS:
+                continue
             least = 3 if len(ending) > 1 else 2
             if ending == "s" and word.endswith(("ss", "us", "is")):
                 continue
-            if word.endswith(ending) and len(word) - len(ending) >= least:
-                word = word[: -len(ending)]
+            if len(word) - length >= least:
+                word = word[:-length]
                 break
     if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeious":
         word = word[:-1]
