@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from yunque.cli.routed_model import routed_model
 from yunque.cli.show import JSON_OPTION, bars, emit, note, table, warn
 from yunque.errors import UserError
 
@@ -225,10 +226,9 @@ def _index(workspace: "Workspace | None" = None) -> "StateIndex":
 
 def _opened(workspace: "Workspace", model: str | None) -> tuple["ChainRunner", "StateIndex"]:
     from yunque.apps.chains.running import ChainRunner
-    from yunque.llm.open import open_model
 
     index = _index(workspace)
-    return ChainRunner(index.states, lambda name: open_model(workspace, model or name), index), index
+    return ChainRunner(index.states, lambda name: routed_model(workspace, model or name), index), index
 
 
 def _input(value: str | None, is_json: bool) -> Any:

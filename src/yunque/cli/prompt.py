@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.markup import escape
 
+from yunque.cli.routed_model import routed_model
 from yunque.cli.show import JSON_OPTION, bars, emit, table
 from yunque.errors import UserError
 
@@ -133,13 +134,13 @@ def run(
     from yunque.apps.prompts import ask_prompt
     from yunque.apps.structured import NoValidAnswer
     from yunque.apps.tasks.calls import Calls
-    from yunque.llm import ModelUnavailable, open_model
+    from yunque.llm import ModelUnavailable
     from yunque.workspace import Workspace
 
     workspace = Workspace.open()
     prompt = _found(name, workspace)
     values = read_inputs(prompt, inputs or [])
-    calls = Calls(open_model(workspace, model), f"prompt/{prompt.name}", workspace, send_personal_data)
+    calls = Calls(routed_model(workspace, model), f"prompt/{prompt.name}", workspace, send_personal_data)
     try:
         answered = ask_prompt(calls, prompt, values, language, restore=calls.restore)
     except (ModelUnavailable, NoValidAnswer) as error:
@@ -190,14 +191,14 @@ def choose(
     from yunque.apps.prompts.choosing import choose_examples, read_examples
     from yunque.apps.tasks.calls import Calls
     from yunque.evaluate.task_sets import ANSWER_METRICS
-    from yunque.llm import ModelUnavailable, open_model
+    from yunque.llm import ModelUnavailable
     from yunque.workspace import Workspace
 
     if metric not in ANSWER_METRICS or search not in ("greedy", "random"):
         raise UserError(f"--metric is one of {', '.join(ANSWER_METRICS)}, --search greedy or random")
     workspace = Workspace.open()
     prompt = _found(name, workspace)
-    opened = open_model(workspace, model)
+    opened = routed_model(workspace, model)
     calls = Calls(opened, f"prompt/{prompt.name}", workspace, send_personal_data)
     try:
         chosen = choose_examples(

@@ -14,6 +14,7 @@ import typer.main
 from rich.markup import escape
 
 from yunque.cli.prompt import plain, read_text, typed
+from yunque.cli.routed_model import routed_model
 from yunque.cli.show import JSON_OPTION, bars, complain, emit, note, table, warn
 from yunque.errors import UserError
 
@@ -156,7 +157,7 @@ def _run(task: "Task", given: dict[str, Any]) -> None:
         for name in task.prompt.inputs
         if (value := given.get(name)) is not None
     }
-    model = _opened(workspace, given["model"])
+    model = routed_model(workspace, given["model"])
     files = given["files"] or []
     options = {name: given[name] for name in ("language", "send_personal_data")}
     if given.get("index"):
@@ -274,12 +275,6 @@ def _tell(answer: "TaskAnswer") -> None:
         note(one)
 
 
-def _opened(workspace: "Workspace", name: str) -> "LanguageModel":
-    from yunque.llm import open_model
-
-    return open_model(workspace, name)
-
-
 def _read_stdin(task: "Task") -> str:
     if sys.stdin.isatty():
         raise UserError(f"no {task.file_input}: name a file, or pipe it in (yunque task {task.name} FILE)")
@@ -387,7 +382,7 @@ def evaluate(
     task = open_task(workspace, name)
     try:
         report = evaluate_task(
-            workspace, task, _opened(workspace, model), limit, language, send_personal_data, bars
+            workspace, task, routed_model(workspace, model), limit, language, send_personal_data, bars
         )
     except ModelUnavailable as error:
         raise UserError(str(error)) from None
@@ -443,7 +438,7 @@ def label(
     work = Labelling(
         read_table(file), column, [one.strip() for one in labels.split(",")], target, hint, person or ()
     )
-    models = [_opened(workspace, name) for name in model or ()]
+    models = [routed_model(workspace, name) for name in model or ()]
     raters = [Rater(one, turned) for one in models for turned in ((False, True) if twice else (False,))]
     try:
         report = label_rows(

@@ -5,15 +5,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from yunque.apps.chains.states import Spent
-from yunque.apps.keeping.redacting import without_personal_data
 from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig
 from yunque.llm.face import Completion, Cost, LanguageModel, Message, Usage
+from yunque.llm.policy import PolicedModel, WirePolicy
 
 if TYPE_CHECKING:
     from yunque.apps.prompts import Answered, Prompt
 
 OpenModel = Callable[[str], LanguageModel]
+_MARKS = WirePolicy(personal_data="redact")
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,13 @@ class StepContext:
             raise UserError(
                 f"step {self.path}: wants the model {name!r}, but this run was given no way to open models"
             )
-        return without_personal_data(self.open_model(name))
+        return PolicedModel(self.open_model(name), _MARKS)
 
     def chat(
         self, model: str | LanguageModel, messages: Sequence[Message], config: GenerationConfig | None = None
     ) -> Completion:
         """Ask a model, and count what it takes."""
-        opened = self.model(model) if isinstance(model, str) else without_personal_data(model)
+        opened = self.model(model) if isinstance(model, str) else PolicedModel(model, _MARKS)
         completion = opened.chat(messages, config or GenerationConfig())
         self.count(completion.usage, completion.cost, completion.model)
         return completion
@@ -82,7 +83,7 @@ class StepContext:
         from yunque.apps.prompts import ask_prompt
         from yunque.apps.structured import NoValidAnswer
 
-        opened = self.model(model) if isinstance(model, str) else without_personal_data(model)
+        opened = self.model(model) if isinstance(model, str) else PolicedModel(model, _MARKS)
         try:
             answered = ask_prompt(opened, prompt, values, language)
         except NoValidAnswer as refused:

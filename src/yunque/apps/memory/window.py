@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from yunque.apps.keeping.redacting import without_personal_data
 from yunque.generate.config import GenerationConfig
 from yunque.llm.face import ContextOverflow, LanguageModel, Message, ModelUnavailable
+from yunque.llm.policy import PolicedModel, WirePolicy
 
 Count = Callable[[Message], int]
 """How many tokens a message takes."""
@@ -57,7 +57,7 @@ class Summarize:
 
     def __init__(self, model: LanguageModel, language: str = "es") -> None:
         # A summary is kept: a remote model that writes one sees marks, and the values come back into it.
-        self.name, self._model = model.name, without_personal_data(model)
+        self.name, self._model = model.name, PolicedModel(model, WirePolicy(personal_data="redact"))
         self._language = "en" if language == "en" else "es"
 
     def __call__(self, messages: Sequence[Message], before: str, longest: int) -> str | None:
