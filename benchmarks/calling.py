@@ -270,6 +270,11 @@ def main() -> None:
     if given.quick:
         given.rounds = 1
     names = [name for name in given.programs.split(",") if given.litellm or name != "litellm"]
+    tasks = given.tasks.split(",")
+    if unknown := [one for one in (*names, *tasks) if one not in (*PROGRAMS, *TASKS)]:
+        parser.error(f"{', '.join(unknown)}: is neither a program nor a task")
+    if "httpx" not in names:
+        parser.error("--programs must name httpx, which the others are measured against")
     server = subprocess.Popen(
         [sys.executable, __file__, "--worker", "server"],
         stdin=subprocess.PIPE,
@@ -279,7 +284,7 @@ def main() -> None:
     assert server.stdout is not None
     given.port = int(server.stdout.readline())
     try:
-        for task in given.tasks.split(","):
+        for task in tasks:
             compare(task, names, given)
     finally:
         server.communicate("")

@@ -33,6 +33,8 @@ from yunque.data.row import Row, Source
 from yunque.workspace import Workspace
 
 Find = Callable[[str], list[str]]
+NEEDED = {"cranfield": "cranfield", "squad": "squad_es", "laws": "leyes_rag_es", "speed": "squad_es"}
+"""The folder of data that each part reads."""
 
 
 def ways(index: Index, language: str, k: int) -> dict[str, Find]:
@@ -216,10 +218,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the parts asked for, and print a line for each result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--parts", nargs="+", default=["cranfield", "squad", "laws", "speed"])
+    parser.add_argument("--parts", nargs="+", choices=NEEDED, default=list(NEEDED))
     parser.add_argument("--chunks", type=int, default=100_000)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
+    for part in given.parts:
+        if not (given.data / NEEDED[part]).is_dir():
+            parser.error(f"{given.data / NEEDED[part]}: there is no such folder, and --parts {part} reads it")
     parts: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "cranfield": lambda: cranfield(given.data / "cranfield"),
         "squad": lambda: squad(given.data / "squad_es"),

@@ -25,7 +25,7 @@ class SettingsFile:
         self.values = read_yaml(path)
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         self._lines: dict[Place, int] = {}
-        for place, line in _lines_of(node, ()) if node else ():
+        for place, line in _lines_of(node, (), set()) if node else ():
             if place in self._lines:
                 raise UserError(
                     f"{path}:{line}: {_dotted(place)} is there twice (line {self._lines[place]} too)"
@@ -56,17 +56,20 @@ class SettingsFile:
         return UserError(f"{self.path}:{self.line(place)}: {_dotted(place)}: {message}")
 
 
-def _lines_of(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
+def _lines_of(node: yaml.Node, place: Place, seen: set[int]) -> Iterator[tuple[Place, int]]:
+    if id(node) in seen:
+        return  # an alias: what it stands for was gone through, and may be in itself
+    seen.add(id(node))
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode):
                 inside = (*place, key.value)
                 yield inside, key.start_mark.line + 1
-                yield from _lines_of(value, inside)
+                yield from _lines_of(value, inside, seen)
     elif isinstance(node, yaml.SequenceNode):
         for number, value in enumerate(node.value):
             yield (*place, number), value.start_mark.line + 1
-            yield from _lines_of(value, (*place, number))
+            yield from _lines_of(value, (*place, number), seen)
 
 
 def _real(place: Sequence[str | int], values: Any) -> Place:

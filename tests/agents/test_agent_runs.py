@@ -2,6 +2,7 @@
 does with whatever a model says."""
 
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -101,6 +102,51 @@ def test_a_tool_that_fails_is_told_to_the_model_and_nothing_crashes(runner: Agen
     assert all("error: " in message.content for message in model.asked[-1] if message.role == "tool")
     sent = [one.arguments for message in model.asked[-1] for one in message.tool_calls]
     assert all(isinstance(json.loads(one), dict) for one in sent)
+
+
+def test_a_tool_that_exits_fails_alone_and_its_prints_do_not_reach_standard_output(
+    runner: AgentRunner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave(code: int) -> str:
+        """Leaves."""
+        print("printed by the tool")
+        sys.exit(code)
+
+    def ask_first(arguments: dict[str, object]) -> bool:
+        print("printed by the rule")
+        sys.exit(arguments["code"])  # type: ignore[call-overload]
+
+    model = scripted(call("leave", code=3), "It left.")
+    answer = runner.run(simple(model, function_tool(leave)), "Leave")
+    assert (answer.text, answer.status) == ("It left.", "answered")
+    assert (answer.results[0].failed, answer.results[0].text) == (True, "it called sys.exit(3)")
+    ruled = function_tool(leave, approval=ask_first)
+    waiting = runner.run(simple(scripted(call("leave", code=4)), ruled), "Leave")
+    assert (
+        waiting.pending is not None and waiting.pending.reason == "the rule for its approval failed (Exited)"
+    )
+    print("ours")
+    said = capsys.readouterr()
+    assert said.out == "ours\n"
+    assert said.err == "printed by the tool\nprinted by the rule\n"
+
+    def interrupted() -> str:
+        """Interrupted."""
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(simple(scripted(call("interrupted")), function_tool(interrupted)), "Stop")
+
+
+def test_a_run_knows_where_its_agent_comes_from(runner: AgentRunner) -> None:
+    agent = simple(scripted("One.", "Two."))
+    named = runner.run(agent, "Question?", origin="app/shop@3")
+    bare = runner.run(agent, "Question?")
+    assert runner.journal.run(named.run).origin == "app/shop@3"
+    assert runner.journal.run(named.run).as_dict()["origin"] == "app/shop@3"
+    assert runner.journal.run(bare.run).origin == ""
+    old = replace(runner.journal.run(bare.run), begun={"question": "Question?"})
+    assert old.origin == "", "a run of an earlier Yunque says nothing"
 
 
 def test_a_repeated_call_gives_the_earlier_result_and_the_third_ends_the_run(runner: AgentRunner) -> None:

@@ -312,6 +312,37 @@ def test_an_agent_uses_another_within_its_own_limits_and_both_wait_for_a_person(
     assert runner.run(short, "Refund 8").limit == "steps"
 
 
+def test_a_killed_run_is_shown_as_broken_off_and_goes_on(
+    runner: AgentRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from yunque.cli.agent import app
+
+    monkeypatch.setenv("YUNQUE_WORKSPACE", str(runner.workspace.root))
+    while_at_work: list[str] = []
+
+    def status() -> str:
+        return str(json.loads(CliRunner().invoke(app, ["runs", "--json"]).stdout)[0]["status"])
+
+    def look() -> str:
+        """Looks."""
+        while_at_work.append(status())
+        if len(while_at_work) == 1:
+            raise Killed
+        return "seen"
+
+    agent = simple(scripted(call("look"), "Seen."), function_tool(look))
+    with pytest.raises(Killed):
+        runner.run(agent, "Look", id="r1")
+    assert while_at_work == ["running"]
+    assert status() == "broken off"
+    shown = CliRunner().invoke(app, ["show", "r1"]).stdout
+    assert "broken off" in shown and "AgentRunner.resume" in shown
+    assert runner.resume(agent, "r1").text == "Seen."
+    assert status() == "answered"
+
+
 def test_the_command_shows_every_step_and_deletes(
     runner: AgentRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +361,7 @@ def test_the_command_shows_every_step_and_deletes(
         return done.stdout
 
     assert json.loads(ran("runs", "--json"))[0]["pending"]["tool"] == "refund"
+    assert json.loads(ran("runs", "--json"))[0]["status"] == "paused"
     shown = ran("show", waiting.run)
     for part in (
         "user: Refund order 7",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from yunque.apps.agents import AgentTool, CallContext, Limits, ToolError, read_limits, read_tools
+from yunque.apps.agents import AgentTool, CallContext, Limits, ToolError, read_tool, read_tools, tool_mistakes
 from yunque.apps.agents.http_tools import openapi_tools
 from yunque.apps.agents.sql_tools import sql_tools
 from yunque.errors import UserError
@@ -292,10 +292,13 @@ def test_tools_are_read_from_a_file(tmp_path: Path, shop: Path) -> None:
         ({"sql": "../shop.db"}, r"tools\.0\.sql: '../shop.db' lies outside"),
         ({"sql": "none.db"}, r"tools\.0\.sql: there is no file 'none.db'"),
         ({"sql": "shop.db", "tables": ["x"]}, r"tools\.0: .*has no table 'x'"),
-        ({"sql": "shop.db", "tabels": ["x"]}, r"tools\.0: tabels"),
+        (
+            {"sql": "shop.db", "tabels": ["x"]},
+            r"tools\.0\.tabels: there is no such field .did you mean tables",
+        ),
         ({"search": True}, r"tools\.0\.search: the app has no knowledge"),
         ({"agent": "x", "description": "y"}, r"tools\.0\.agent: there is no agent 'x'"),
-        ({"openapi": "shop.db", "operations": []}, r"tools\.0: operations"),
+        ({"openapi": "shop.db", "operations": []}, r"tools\.0\.operations"),
     ],
 )
 def test_mistakes_in_a_list_of_tools_are_told_with_their_place(
@@ -306,11 +309,48 @@ def test_mistakes_in_a_list_of_tools_are_told_with_their_place(
         read_tools([tool], "app.yaml: tools", tmp_path)
 
 
-def test_two_tools_of_one_name_and_wrong_limits_are_told(tmp_path: Path, shop: Path) -> None:
+def test_two_tools_of_one_name_are_told(tmp_path: Path, shop: Path) -> None:
     with pytest.raises(UserError, match=r"tools.1: a tool before it is called 'sql_query' too"):
         read_tools([{"sql": shop.name}, {"sql": shop.name}], "app.yaml: tools", tmp_path)
-    assert read_limits({"steps": 3}, "x").steps == 3
-    with pytest.raises(UserError, match=r"app.yaml: limits: steps"):
-        read_limits({"steps": 0}, "app.yaml: limits")
-    with pytest.raises(UserError, match="limits are a mapping"):
-        read_limits(3, "x")
+
+
+def test_all_mistakes_in_a_list_of_tools_are_told_each_with_its_place(tmp_path: Path, shop: Path) -> None:
+    tools = [
+        {"sql": shop.name},
+        {"function": "nowhere.py:f", "aproval": True},
+        {"function": "nowhere.py:f"},
+        {"sql": shop.name},
+        {"agent": "x", "description": "y"},
+    ]
+    found = tool_mistakes(tools, "app.yaml: tools", tmp_path)
+    assert [place for place, _ in found] == [(1, "aproval"), (2, "function"), (3,), (4, "agent")]
+    assert found[0][1] == "there is no such field (did you mean approval?)"
+    assert found[3][1].startswith("there is no agent 'x' (other agents are for programs")
+    assert not any("tools." in message for _, message in found), "a message does not repeat the place"
+    with pytest.raises(UserError) as told:
+        read_tools(tools, "app.yaml: tools", tmp_path)
+    assert len(str(told.value).splitlines()) == 4
+    assert tool_mistakes(tools[:1], "x", tmp_path) == []
+    assert tool_mistakes([{"sql": str(shop.resolve())}], "x", tmp_path) == []
+    with pytest.raises(UserError, match=r"\Aapp/x: tools\.3\.function: there is no file"):
+        read_tool(tools[2], "app/x: tools.3", tmp_path)
+
+
+def test_the_files_that_tools_name_are_reported_without_databases(tmp_path: Path, shop: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "tools.py").write_text(
+        'def hello(name: str) -> str:\n    """Greets."""\n    return name\n'
+    )
+    (tmp_path / "api.json").write_text(json.dumps(API))
+    opened: list[Path] = []
+    read_tools(
+        [
+            {"function": "below/tools.py:hello"},
+            {"openapi": "api.json", "operations": ["getOrder"], "base_url": "https://shop.example/v1"},
+            {"sql": shop.name},
+        ],
+        "app.yaml: tools",
+        tmp_path,
+        opened=opened,
+    )
+    assert [str(path.relative_to(tmp_path)) for path in opened] == ["below/tools.py", "api.json"]

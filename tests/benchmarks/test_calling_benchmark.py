@@ -2,6 +2,9 @@
 
 import argparse
 import importlib
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,3 +64,30 @@ def test_what_is_asked_for_is_checked(
     given.tasks = "call"
     with pytest.raises(KeyError):
         calling.work(Gate(KeyError, 1), given)
+
+
+def _main(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    script = str(FOLDER / "calling.py")
+    return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_programs_are_compared_with_a_bare_one() -> None:
+    done = _main("--quick", "--tasks", "call", "--programs", "httpx,adapter", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    bare, ours = done.stdout.splitlines()
+    assert re.fullmatch(r"call +httpx .* ms CPU +over httpx +\+0\.00 ms, +1\.00x .* MB", bare)
+    found = re.fullmatch(r"call +adapter +([\d.]+) ms .*x +(\d+) MB", ours)
+    assert found and float(found[1]) > 0 and int(found[2]) > 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--programs", "httpx,htpx"], "htpx: is neither"),
+        (["--tasks", "call,sing"], "sing: is neither"),
+        (["--programs", "adapter"], "must name httpx"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_at_once(arguments: list[str], told: str) -> None:
+    done = _main(*arguments)
+    assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr

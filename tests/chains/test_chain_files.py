@@ -13,7 +13,7 @@ import pytest
 
 from yunque.apps.chains import Chain, ChainRunner, RunDeleted, StepContext, open_states, step
 from yunque.apps.chains.index import StateIndex
-from yunque.apps.chains.reading import read_chain, read_chain_file
+from yunque.apps.chains.reading import chain_mistakes, read_chain, read_chain_file
 from yunque.errors import UserError
 from yunque.llm import ScriptedModel
 
@@ -203,6 +203,175 @@ def test_mistakes_in_a_file_are_told_with_their_field(
         read_chain({**SHORT, **change}, "app.yaml", folder=tmp_path)
 
 
+def test_all_mistakes_are_told_each_with_its_place(folder: Path) -> None:
+    values = {
+        "name": "c",
+        "steps": [
+            {"function": "steps.py:words", "retri": {"attempts": 2}},
+            {"name": "a", "prompt": "Tell {{ words }}", "model": 5},
+            {"name": "b", "prompt": "nowhere", "model": "m"},
+            {"name": "way", "branch": "b",
+             "cases": {True: [{"function": "steps.py:nothing"}], "x": [{"prompt": "y"}]}},
+            {"name": "each", "map": "words", "steps": [{"function": "steps.py:slow", "retry": {"attempts": 0}}, 7]},
+        ],
+    }  # fmt: skip
+    found = dict(chain_mistakes(values, "c.yaml", folder))
+    assert list(found) == [
+        ("steps", 0, "retri"),
+        ("steps", 1, "model"),
+        ("steps", 2, "prompt"),
+        ("steps", 3, "cases", "true", 0, "function"),
+        ("steps", 3, "cases", "x", 0, "name"),
+        ("steps", 4, "steps", 0, "retry", "attempts"),
+        ("steps", 4, "steps", 1),
+    ]
+    assert found["steps", 0, "retri"] == "there is no such field (did you mean retry?)"
+    assert found["steps", 2, "prompt"] == "there is no prompt file 'nowhere' beside the chain"
+    assert found["steps", 3, "cases", "x", 0, "name"] == "is missing"
+    with pytest.raises(UserError) as told:
+        read_chain(values, "c.yaml", folder)
+    lines = str(told.value).splitlines()
+    assert len(lines) == 7 and lines[1].startswith("c.yaml: steps.1 (a).model: ")
+    assert chain_mistakes(SHORT, "app.yaml") == []
+
+
+def test_steps_that_do_not_fit_are_told_at_their_place_and_one_that_cannot_be_read_stands_for_any(
+    folder: Path,
+) -> None:
+    steps: list[dict[str, Any]] = [
+        {"function": "steps.py:words"},
+        {"name": "wrong", "function": "steps.py:nobody"},
+        {"name": "ask", "prompt": "{{ text }}", "with": {"text": "wrong"}, "model": "m"},
+        {"name": "each", "map": "words", "steps": [{"name": "in", "function": "steps.py:joined"}]},
+        {"name": "last", "map": "later.x", "steps": [{"function": "steps.py:slow"}]},
+    ]
+    found = chain_mistakes({"name": "c", "steps": steps}, "c.yaml", folder)
+    assert found == [
+        (("steps", 1, "function"), "steps.py has nothing called 'nobody'"),
+        (("steps", 3, "steps", 0), "step each, step in: takes list[str], but what comes in is str"),
+        (("steps", 4), "step last: refers to 'later.x', but nothing before it is called 'later' (there are: input,"
+                       " previous, words, wrong, ask, each)"),
+    ]  # fmt: skip
+    assert chain_mistakes({"name": "c/d", "steps": steps[:1]}, "c.yaml", folder)[0][0] == ("name",)
+    doubled = chain_mistakes({"name": "c", "steps": [steps[0], steps[0]]}, "c.yaml", folder)
+    assert (("steps", 1), "two steps are called 'words'; each needs a name of its own") in doubled
+
+
+def test_the_files_that_steps_name_are_reported_whatever_they_are_called(folder: Path) -> None:
+    (folder / "asked").mkdir()
+    (folder / "asked" / "text.txt").write_text("---\nname: t\ninputs: [text]\n---\n[user]\n{{ text }}\n")
+    (folder / "ways.py").write_text("def way(text: str) -> str:\n    return 'a'\n")
+    inner = {"name": "ask", "prompt": "asked/text.txt", "model": "m"}
+    values = {
+        "name": "c",
+        "steps": [
+            {"name": "way", "branch": "ways.py:way", "cases": {"a": [inner]}},
+            {"function": "not_there/../steps.py:words"},
+        ],
+    }  # fmt: skip
+    opened: list[Path] = []
+    read_chain(values, "c.yaml", folder, opened=opened)
+    assert [str(path.relative_to(folder)) for path in opened] == ["asked/text.txt", "ways.py", "steps.py"]
+    whole = {"function": f"{folder}/steps.py:words"}
+    with pytest.raises(UserError, match="lies outside of"):
+        read_chain({"name": "c", "steps": [whole]}, "c.yaml", folder)
+    below = folder / "below"
+    below.mkdir()
+    for outside in ("../asked/text.txt", str(folder / "asked" / "text.txt")):
+        steps = [{"name": "ask", "prompt": outside, "model": "m"}]
+        with pytest.raises(UserError, match="lies outside of"):
+            read_chain({"name": "c", "steps": steps}, "c.yaml", below)
+    with pytest.raises(UserError, match="there is no prompt file 'wwww"):
+        read_chain(
+            {"name": "c", "steps": [{"name": "a", "prompt": "w" * 5000, "model": "m"}]}, "c.yaml", folder
+        )
+
+
+APP = """
+name: told
+description: {en: Tells.}
+steps:
+  - {name: say, model: "scripted:say.yaml", prompt: "Say {{ text }}"}
+  - {name: all, map: list, steps: [{name: tell, model: "scripted:say.yaml", prompt: "Tell {{ item }}"}]}
+  - {function: steps.py:joined}
+guards: [{check: injection, stages: [input]}]
+policy: {personal_data: redact}
+"""
+
+
+@pytest.fixture
+def app(folder: Path) -> Path:
+    text = APP.replace("  - {name: all", "  - {name: list, function: steps.py:words}\n  - {name: all")
+    (folder / "told.yaml").write_text(text)
+    (folder / "say.yaml").write_text("rules: []\notherwise: one two\n")
+    return folder / "told.yaml"
+
+
+def test_an_apps_file_is_read_as_its_chain_and_its_scripted_models_lie_beside_it(app: Path) -> None:
+    chain = read_chain_file(app)
+    assert chain.name == "told" and chain.source == {"file": str(app)}
+    assert chain.outline == ["say", "list", {"all": ["tell"]}, "joined"]
+    scripted = f"scripted:{app.parent / 'say.yaml'}"
+    assert chain.steps[0].model == scripted  # type: ignore[union-attr]
+    assert chain.steps[2].steps[0].model == scripted  # type: ignore[union-attr]
+    app.write_text(app.read_text() + "polizy: {}\n")
+    with pytest.raises(UserError, match=r"polizy: there is no such field"):
+        read_chain_file(app)
+    app.write_text("name: x\nprompt: {user: {en: Hi}}\nguards: [{check: injection, stages: [input]}]\n")
+    with pytest.raises(UserError, match="is an app without steps: ask it with yunque app run"):
+        read_chain_file(app)
+
+
+def test_a_killed_run_of_an_app_goes_on_with_the_version_that_it_began_with(
+    app: Path,
+) -> None:
+    from typer.testing import CliRunner
+
+    from yunque.apps.kept import add_app
+    from yunque.cli.chain import _chain
+    from yunque.cli.chain import app as command
+    from yunque.workspace import Workspace
+
+    workspace = Workspace.open()
+    scripted = f"scripted:{app.parent / 'say.yaml'}"
+    app.write_text(app.read_text().replace("scripted:say.yaml", scripted))
+    first = add_app(workspace, app)
+    states = open_states(workspace.root)
+    chain = _chain(workspace, first.ref)
+    assert chain.source == {"app": first.ref} and first.ref.startswith("app/told@")
+
+    class Killed(BaseException):
+        pass
+
+    def killed(name: str) -> ScriptedModel:
+        raise Killed(name)
+
+    with pytest.raises(Killed):
+        ChainRunner(states, killed).run(chain, "x", id="run1")
+    states.database.close()
+    app.write_text(
+        app.read_text().replace("function: steps.py:joined", "name: other, function: steps.py:joined")
+    )
+    assert add_app(workspace, app).ref != first.ref
+    done = CliRunner().invoke(command, ["resume", "run1", "--json"], catch_exceptions=False)
+    assert json.loads(done.stdout)["value"] == "one two one two"
+    branched = ["resume", "run1", "--from", "all", "--chain", "app/told", "--json"]
+    made = json.loads(CliRunner().invoke(command, branched, catch_exceptions=False).stdout)
+    assert made["value"] == "one two one two"
+    assert [state.path for state in open_states(workspace.root).states(made["run"])][-1] == "other"
+
+
+def test_what_a_step_or_its_file_prints_is_not_in_the_commands_answer(folder: Path) -> None:
+    (folder / "loud.py").write_text(
+        "print('printed when read')\n\n"
+        "def loud(text: str) -> str:\n    print('printed by the step')\n    return text\n"
+    )
+    (folder / "loud.yaml").write_text("name: a\nsteps: [{function: 'loud.py:loud'}]")
+    done = _ran("run", str(folder / "loud.yaml"), "hola", "--json")
+    assert json.loads(done.stdout)["value"] == "hola"
+    assert "printed when read" in done.stderr and "printed by the step" in done.stderr
+
+
 def test_a_python_file_that_fails_is_told_and_one_that_changed_is_read_again(folder: Path) -> None:
     with pytest.raises(UserError, match="has nothing called 'other'"):
         (folder / "one.yaml").write_text("name: a\nsteps: [{function: 'steps.py:other'}]")
@@ -210,6 +379,9 @@ def test_a_python_file_that_fails_is_told_and_one_that_changed_is_read_again(fol
     (folder / "bad.py").write_text("1 / 0")
     (folder / "one.yaml").write_text("name: a\nsteps: [{function: 'bad.py:other'}]")
     with pytest.raises(UserError, match=r"bad.py cannot be loaded .ZeroDivisionError"):
+        read_chain_file(folder / "one.yaml")
+    (folder / "bad.py").write_text("import sys\nsys.exit('bye')")
+    with pytest.raises(UserError, match=r"bad.py cannot be loaded .it called sys.exit\('bye'\)"):
         read_chain_file(folder / "one.yaml")
     (folder / "bad.py").write_text("def other(text: str) -> str:\n    return text\n")
     assert read_chain_file(folder / "one.yaml").name == "a"

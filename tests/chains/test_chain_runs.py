@@ -1,5 +1,6 @@
 """Running chains: order, types, retries, maps, branches, and what is kept of them."""
 
+import sys
 import threading
 from pathlib import Path
 
@@ -85,6 +86,11 @@ def test_types_that_do_not_fit_are_told_with_the_step_when_the_chain_is_made() -
         Chain("wrong", [step(shout), step(later)])
     with pytest.raises(UserError, match="two steps are called 'shout'"):
         Chain("wrong", [step(shout), step(shout)])
+    with pytest.raises(UserError) as told:
+        Chain("wrong", [step(split), step(shout), step(later)])
+    assert [line.split(":")[0] for line in str(told.value).splitlines()] == [
+        "chain wrong, step shout", "chain wrong, step later",
+    ]  # fmt: skip
     Chain("right", [step(split), map_over(step(shout), name="each", over="split.paragraphs")])
     with pytest.raises(UserError, match="Article has no 'authors'"):
         Chain("wrong", [step(split), map_over(step(shout), name="each", over="split.authors")])
@@ -180,6 +186,63 @@ def test_a_step_is_tried_again_after_errors_that_may_pass_and_only_after_those(r
     with pytest.raises(StepFailed, match="3 attempts"):
         runner.run(Chain("c", [step(broken, retry=Retry(attempts=3, wait=0, on=("ValueError",)))]), "x")
     assert tries == [0, 0, 0]
+
+
+def test_a_step_that_exits_fails_and_does_not_end_the_process(
+    runner: ChainRunner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave(number: int) -> int:
+        print(f"printed by {number}")
+        if number == 1:
+            sys.exit("bye")
+        return number
+
+    chain = Chain("c", [map_over(step(leave), name="each", parallel=3, failures="leave_out")])
+    assert runner.run(chain, [0, 1, 2]).value == [0, 2]
+    with pytest.raises(StepFailed, match=r"step leave: it called sys.exit\('bye'\)") as failed:
+        runner.run(Chain("c", [step(leave)]), 1)
+    assert runner.states.run(failed.value.run).status == "failed"
+    print("ours")
+    said = capsys.readouterr()
+    assert said.out == "ours\n"
+    assert sorted(said.err.splitlines()) == [f"printed by {number}" for number in (0, 1, 1, 2)]
+
+
+def test_prints_of_others_at_the_same_time_still_reach_standard_output(
+    runner: ChainRunner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inside, go = threading.Event(), threading.Event()
+
+    def wait(text: str) -> str:
+        print("apart, before")
+        inside.set()
+        go.wait(5)
+        print("apart, after")
+        return text
+
+    before = sys.stdout
+    work = threading.Thread(target=lambda: runner.run(Chain("c", [step(wait)]), "x"))
+    work.start()
+    assert inside.wait(5)
+    print("ours meanwhile")
+    go.set()
+    work.join()
+    assert sys.stdout is before
+    said = capsys.readouterr()
+    assert said.out == "ours meanwhile\n" and said.err == "apart, before\napart, after\n"
+
+
+def test_why_a_step_failed_is_kept_and_told_apart_from_what_anybody_may_know(runner: ChainRunner) -> None:
+    def connect(text: str) -> str:
+        raise KeyError(f"postgres://root:PASSWORD@db/{text}")
+
+    with pytest.raises(StepFailed) as caught:
+        runner.run(Chain("c", [step(connect)]), "x")
+    failed = caught.value
+    assert failed.told == f"step connect failed; run {failed.run} says why"
+    assert (failed.path, "PASSWORD" in failed.reason, "PASSWORD" in str(failed)) == ("connect", True, True)
+    assert "PASSWORD" in runner.states.run(failed.run).error
+    assert "PASSWORD" in runner.states.state(failed.run, "connect").error  # type: ignore[union-attr]
 
 
 def test_a_failed_run_goes_on_where_it_failed(runner: ChainRunner) -> None:

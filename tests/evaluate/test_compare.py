@@ -289,3 +289,17 @@ def test_the_commands(workspace: Workspace, questions: Path, monkeypatch: pytest
     assert json.loads(told.stdout)["tokens"] == 5
     told = run(app, ["compare", f"scripted:{script}", "--data", str(questions), "--metric", "chrf"])
     assert isinstance(told.exception, UserError) and "no model answered" in str(told.exception)
+
+
+def test_a_question_that_was_never_sent_costs_nothing_and_leaves_the_cost_known(
+    workspace: Workspace, questions: Path
+) -> None:
+    class Short(Priced):
+        def chat(self, *asked: object) -> Completion:  # type: ignore[override]
+            if "3 más" in str(asked):
+                raise ContextOverflow("too long a text", 3)
+            return super().chat(*asked)
+
+    model = Short(lambda _: "1", "openai/gpt-4o-mini", local=False)
+    _, [told] = compare_models(workspace, [model.name], file_test_set(questions), lambda _: model)
+    assert told.without_answer == 1 and told.usd == pytest.approx(0.09)

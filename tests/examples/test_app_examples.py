@@ -74,10 +74,13 @@ def test_soporte_answers_acts_and_waits_for_a_person(shell: Shell) -> None:
     assert _refunds(shop) == [] and _state(shop, "P-1003") == "cancelled"
     waiting = json.loads(shell.run("yunque app pending soporte --json", "examples/soporte"))
     assert [(one["tool"], one["arguments"]["amount"]) for one in waiting] == [("refund", 27.9)]
-    decided = shell.run(f"yunque app decide soporte {waiting[0]['run']} --yes", "examples/soporte")
+    run, call = waiting[0]["run"], waiting[0]["call"]
+    other = f"yunque app decide soporte {run} c99 --yes || echo refused"
+    assert "refused" in shell.run(other, "examples/soporte") and _refunds(shop) == []
+    decided = shell.run(f"yunque app decide soporte {run} {call} --yes", "examples/soporte")
     assert "se han devuelto 27.9 €" in decided
     assert _refunds(shop) == [("P-1001", 27.9)]
-    again = f"yunque app decide soporte {waiting[0]['run']} --yes || echo refused"
+    again = f"yunque app decide soporte {run} {call} --yes || echo refused"
     assert "refused" in shell.run(again, "examples/soporte") and len(_refunds(shop)) == 1
     assert "example.com" not in shell.run("yunque log --json")
 
@@ -90,8 +93,9 @@ def test_soporte_gives_no_money_back_that_a_person_refused(shell: Shell) -> None
         f'yunque ask soporte "{said}" --json'
     )
     answer = json.loads(re.search(r"\{.*", shell.run(prepared, "examples/soporte"), re.DOTALL)[0])  # type: ignore[index]
-    run = answer["details"]["pending"]["run"]
-    assert "no lo ha aprobado" in shell.run(f"yunque app decide soporte {run} --no", "examples/soporte")
+    pending = answer["details"]["pending"]
+    refused = f"yunque app decide soporte {pending['run']} {pending['call']} --no"
+    assert "no lo ha aprobado" in shell.run(refused, "examples/soporte")
     assert ("P-1001", 34.5) not in _refunds(shell.folder / "examples" / "soporte" / "shop.db")
 
 

@@ -1,5 +1,6 @@
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -24,28 +25,52 @@ def test_one_at_a_time_has_it() -> None:
     assert not any(thread.is_alive() for thread in threads) and most == [1]
 
 
-def test_who_asks_again_comes_after_those_who_wait() -> None:
-    def shares(lock) -> list[int]:
-        """How often each of two threads that never let go for long had it."""
-        counts, until = [0, 0], time.monotonic() + 0.3
+class _Pushy:
+    """The control: whoever had it last has it first."""
 
-        def work(number: int) -> None:
-            while time.monotonic() < until:
-                with lock:
-                    counts[number] += 1
-                    time.sleep(0.002)
+    def __init__(self) -> None:
+        self._waiting: list[threading.Event] = []
+        self._taken, self._guard = False, threading.Lock()
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(20)
-        return counts
+    def __enter__(self) -> None:
+        with self._guard:
+            if not self._taken:
+                self._taken = True
+                return
+            self._waiting.insert(0, mine := threading.Event())
+        mine.wait(20)
 
-    fair = shares(Turn())
-    assert min(fair) > 5 and abs(fair[0] - fair[1]) <= 2
-    plain = shares(threading.Lock())
-    assert abs(plain[0] - plain[1]) > 2, "the control: a lock that is not fair"
+    def __exit__(self, *_: object) -> None:
+        with self._guard:
+            if self._waiting:
+                self._waiting.pop(0).set()
+            else:
+                self._taken = False
+
+
+def _order(turn: Any) -> list[str]:
+    """In what order three have it that ask one after the other, while somebody has it."""
+    had: list[str] = []
+
+    def work(name: str) -> None:
+        with turn:
+            had.append(name)
+
+    threads = []
+    with turn:
+        for name in "abc":
+            threads.append(threading.Thread(target=work, args=(name,)))
+            threads[-1].start()
+            # It asks, and waits: nothing of that can be seen from outside.
+            time.sleep(0.2)
+    for thread in threads:
+        thread.join(20)
+    return had
+
+
+def test_who_asks_first_has_it_first() -> None:
+    assert _order(Turn()) == ["a", "b", "c"]
+    assert _order(_Pushy()) != ["a", "b", "c"]
 
 
 def test_it_is_let_go_when_the_block_fails() -> None:

@@ -351,7 +351,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._close()
 
     def _long_length(self, asked: Asked, _fault: Fault) -> None:
-        body = b"".join(self._events(asked)[:-2]) if asked.stream else self._body(asked)
+        # Without what tells the end of an answer.
+        body = b"".join(self._events(asked)[:-3]) if asked.stream else self._body(asked)
         self._send(200, body, headers={"content-length": str(len(body) + 100)})
         self._close()
 

@@ -1,14 +1,15 @@
 """Answers given before: who gets them, which are kept, how many, and that they are erased with the person."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig, Tool, ToolFormat
-from yunque.llm import Completion, Embeddings, Message, ModelUnavailable, ScriptedModel, Usage
+from yunque.llm import Chunk, Completion, Embeddings, Message, ModelUnavailable, ScriptedModel, Usage
 from yunque.llm.breaker import Breakers
 from yunque.llm.cache import AnswerCache, CachedModel, CacheSettings
 from yunque.llm.router import Router, RouterSettings
@@ -281,3 +282,73 @@ def test_clear_leaves_nothing(tmp_path: Path) -> None:
     ask(CachedModel(counting(), cache, "key/a"), "x")
     cache.clear()
     assert len(cache) == 0 and b"respuesta" not in everything_in(tmp_path)
+
+
+class Alike:
+    """Says of every two texts that they are alike."""
+
+    name = "alike"
+
+    def embed(self, texts: Sequence[object]) -> Embeddings:
+        return Embeddings([[1.0] for _ in texts], 1)
+
+
+@pytest.mark.parametrize(
+    ("kept", "asked", "same"),
+    [
+        ("What is the salary of Ana Pérez?", "What is the salary of Eva Pérez?", False),
+        ("Ana cobra cuánto", "Eva cobra cuánto", False),
+        ("A passenger may carry a knife", "A passenger may not carry a knife", False),
+        ("Can I carry a knife?", "Can't I carry a knife?", False),
+        ("¿Se puede volar con perro?", "¿Se puede volar sin perro?", False),
+        ("Does it fly from Madrid to Rome?", "Does it fly from Rome to Madrid?", False),
+        ("How heavy may a bag be?", "What can the bag weigh?", True),
+        ("¿Cuánto puede pesar la maleta?", "Dime el peso de la maleta.", True),
+        ("Fly from Madrid to Rome?", "How do I fly from Madrid to Rome?", False),  # "Fly" may be a name
+        ("Is it that I can't fly?", "Am I not able to fly?", True),
+    ],
+)
+def test_names_and_negations_make_another_question_however_alike_they_are(
+    tmp_path: Path, kept: str, asked: str, same: bool
+) -> None:
+    cache = AnswerCache(tmp_path / "a.db", SECRET, CacheSettings(likeness=0.9), Alike(), Clock())
+    inner = counting()
+    model = CachedModel(inner, cache, "key/a")
+    ask(model, kept)
+    ask(model, asked)
+    assert len(inner.asked) == (1 if same else 2)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_answer_with_a_note_of_its_own_model_is_kept_with_the_note(tmp_path: Path, streamed: bool) -> None:
+    class Noting(ScriptedModel):
+        def stream_chat(self, *asked: object) -> Iterator[Chunk]:  # type: ignore[override]
+            for chunk in super().stream_chat(*asked):  # type: ignore[arg-type]
+                yield replace(chunk, note="openai/o takes no temperature") if chunk.usage else chunk
+
+        def chat(self, *asked: object) -> Completion:  # type: ignore[override]
+            return replace(super().chat(*asked), note="openai/o takes no temperature")  # type: ignore[arg-type]
+
+    inner = Noting(lambda _: "vale", "openai/o", local=False)
+    router = Router(RouterSettings(model="openai/o"), {"openai/o": inner}, Breakers())
+    model = CachedModel(router, cache_of(tmp_path), "key/a")
+    assert ask(model, "x", streamed=streamed) == ask(model, "x", streamed=streamed)
+    assert len(inner.asked) == 1
+    note = model.chat([Message("system", "Sé breve."), Message("user", "x")], CONFIG).note
+    assert note.startswith("answered before") and note.endswith("takes no temperature")
+
+
+def test_what_was_kept_under_a_clock_that_was_ahead_is_not_given(tmp_path: Path) -> None:
+    clock = Clock()
+    inner = counting()
+    model = CachedModel(inner, cache_of(tmp_path, clock), "key/a")
+    clock.now += 1e7
+    ask(model, "x")
+    clock.now -= 1e7
+    ask(model, "x")
+    assert len(inner.asked) == 2
+    ask(model, "x")
+    assert len(inner.asked) == 2
+    clock.now += 9e6
+    ask(model, "x")
+    assert len(inner.asked) == 3

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig
-from yunque.llm import Chunk, Completion, Cost, Message, ModelUnavailable, ScriptedModel, Usage
+from yunque.llm import Chunk, Completion, Cost, Embeddings, Message, ModelUnavailable, ScriptedModel, Usage
 from yunque.llm.breaker import Breakers
 from yunque.llm.budgets import BudgetedModel, BudgetRefusal
 from yunque.llm.router import Router, RouterSettings
+from yunque.llm.wire import Unanswered
 from yunque.workspace.budgets import Budgets
 
 CONFIG = GenerationConfig(max_new_tokens=20)
@@ -183,3 +185,115 @@ def test_callers_in_many_threads_cannot_pass_it_together(budgets: Budgets) -> No
         thread.join()
     usd, _, held = used(budgets)
     assert 100 < usd <= 200 and held == 0 and refused
+
+
+class Dying(Billed):
+    """Dies in a stream (after so many empty pieces) or in a whole answer, with an error that says what was sent."""
+
+    def __init__(self, error: ModelUnavailable, signs: int = 0) -> None:
+        super().__init__()
+        self.error, self.signs = error, signs
+
+    def chat(self, *asked: object) -> Completion:  # type: ignore[override]
+        del asked
+        raise self.error
+
+    def stream_chat(self, *asked: object) -> Iterator[Chunk]:  # type: ignore[override]
+        del asked
+        for _ in range(self.signs):
+            yield Chunk("")
+        raise self.error
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_request_that_was_sent_is_charged_though_no_word_came(budgets: Budgets, streamed: bool) -> None:
+    budgets.set("app/a", usd=1000.0)
+    for told in (Unanswered("was silent", True), ModelUnavailable("cannot be reached", True)):
+        model = charged(Dying(told), budgets)
+        with pytest.raises(ModelUnavailable):
+            list(model.stream_chat(ASKED, CONFIG)) if streamed else model.chat(ASKED, CONFIG)
+        # 25 bytes and the frame around each message and the form, four to a token; the second was never sent.
+        assert used(budgets) == (15.0, 15, 0.0)
+    assert budgets.used("app/a").calls == 1
+
+
+def test_what_the_provider_told_before_it_died_is_charged(budgets: Budgets) -> None:
+    error = Unanswered("was silent", True)
+    error.usage, error.cost = Usage(30, 1), None
+    with pytest.raises(ModelUnavailable):
+        charged(Dying(error), budgets).chat(ASKED, CONFIG)
+    assert used(budgets) == (32.0, 31, 0.0)
+
+
+def test_a_model_that_only_thought_was_asked(budgets: Budgets) -> None:
+    model = charged(Dying(ModelUnavailable("reset", True), signs=1), budgets)
+    with pytest.raises(ModelUnavailable):
+        list(model.stream_chat(ASKED, CONFIG))
+    assert used(budgets)[1] == 15
+
+
+class Claiming(Billed):
+    def __init__(self, usage: Usage) -> None:
+        super().__init__()
+        self.usage = usage
+
+    def chat(self, *asked: object) -> Completion:  # type: ignore[override]
+        del asked
+        return Completion("ocho8888", self.name, "stop", self.usage, cost=Cost(50.0))
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        *(Usage(0, 0), Usage(7, 0), Usage(0, 3), Usage(-5, -7), Usage(7, -1)),
+        *(Usage(2**52, 2**52), Usage(7, 2**70), Usage(5_000_000, 5)),
+    ],
+)
+def test_impossible_figures_are_not_believed(budgets: Budgets, usage: Usage) -> None:
+    budgets.set("app/a", usd=1000.0)
+    assert charged(Claiming(usage), budgets).chat(ASKED, CONFIG).text == "ocho8888"
+    # The prompt's 15, and two for eight letters.
+    assert used(budgets) == (19.0, 17, 0.0)
+
+
+def test_possible_ones_are_with_what_a_model_thought(budgets: Budgets) -> None:
+    charged(Claiming(Usage(40, 5000)), budgets).chat(ASKED, CONFIG)
+    assert used(budgets) == (50.0, 5040, 0.0)
+
+
+def test_a_model_that_heeds_no_limit_is_stopped_by_the_budget(budgets: Budgets) -> None:
+    class Endless(Billed):
+        def stream_chat(self, *asked: object) -> Iterator[Chunk]:  # type: ignore[override]
+            del asked
+            while True:
+                yield Chunk("y dale que dale ")
+
+    budgets.set("app/a", tokens=300)
+    chunks = charged(Endless(), budgets).stream_chat(ASKED, CONFIG)
+    with pytest.raises(BudgetRefusal, match="wrote more than it was asked for"):
+        list(chunks)
+    _, tokens, held = used(budgets)
+    assert 200 < tokens < 700 and held == 0
+
+
+def test_an_answer_is_not_lost_with_the_file_that_it_is_charged_to(
+    budgets: Budgets, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise UserError("budgets.db: cannot be written (disk full)")
+
+    model = charged(Billed(), budgets)
+    monkeypatch.setattr(budgets, "settle", full)
+    assert model.chat(ASKED, CONFIG).text == "uno dos tres"
+    assert list(model.stream_chat(ASKED, CONFIG))[-1].usage
+    assert "not charged" in caplog.text and "maleta" not in caplog.text
+
+
+def test_vectors_without_figures_are_estimated(budgets: Budgets) -> None:
+    class Embedding(Billed):
+        def embed(self, texts: object) -> Embeddings:
+            del texts
+            return Embeddings([[1.0]], 0)
+
+    charged(Embedding(), budgets).embed(["ocho" * 8])
+    assert used(budgets)[1] == 12

@@ -30,6 +30,8 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("openai/gpt-4o-mini", "openai"),
         ("vllm/Qwen/Qwen3-8B", "vllm"),
         ("ollama/llama3.2:3b", "ollama"),
+        ("ollama/gpt-oss:120b-cloud", "ollama.com"),
+        ("ollama/glm:Cloud", "ollama.com"),
         ("http://h:9/v1#m", "h:9"),
         ("https://h/v1#m", "h:443"),
         ("scripted:x.yaml", "scripted"),
@@ -128,3 +130,33 @@ def test_what_a_provider_does_with_data_has_its_source_and_date() -> None:
     assert data_rank_of(PROVIDERS["ollama"], "http://127.0.0.1:1/v1") == 0
     assert data_rank_of(PROVIDERS["ollama"], "http://box:1/v1") == 1
     assert data_rank_of(PROVIDERS["openai"], "http://127.0.0.1:1/v1") == 2
+
+
+def test_what_ollama_passes_on_does_not_stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    from yunque.llm.policy import WirePolicy
+
+    here, elsewhere = parse_remote("ollama/llama3.2"), parse_remote("ollama/gpt-oss:120b-cloud")
+    assert here and here.provider and elsewhere and elsewhere.provider
+    assert data_rank_of(here.provider, here.base_url) == 0
+    assert data_rank_of(elsewhere.provider, elsewhere.base_url) == 2
+    assert "ollama.com" in elsewhere.provider.data_use and "ollama.com" in elsewhere.provider.data_use_es
+    # What is allowed to go to a server of one's own is not allowed to go on from there.
+    policy = WirePolicy(where=("ollama",))
+    assert policy.allows(open_remote(None, "ollama/llama3.2"))
+    assert not policy.allows(open_remote(None, "ollama/gpt-oss:120b-cloud"))
+    assert WirePolicy(where=("ollama.com",)).allows(open_remote(None, "ollama/gpt-oss:120b-cloud"))
+    monkeypatch.setenv("OLLAMA_HOST", "https://ollama.com")
+    assert provider_of("ollama/gpt-oss:120b") == "ollama.com"
+    monkeypatch.setenv("OLLAMA_HOST", "ollama.company.example")
+    assert provider_of("ollama/gpt-oss:120b") == "ollama"
+
+
+def test_a_providers_word_is_not_that_of_another_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = parse_remote("openai/gpt-4o-mini")
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://eu.api.openai.com/v1")
+    assert usual and usual.provider == PROVIDERS["openai"] == parse_remote("openai/m").provider  # type: ignore[union-attr]
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://proxy.example/v1")
+    told = parse_remote("openai/gpt-4o-mini")
+    assert told and told.provider and data_rank_of(told.provider, told.base_url) == 4
+    assert "OPENAI_BASE_URL sends it to proxy.example" in told.provider.data_use
+    assert not told.provider.data_source and "proxy.example" in told.provider.data_use_es

@@ -103,8 +103,10 @@ def test_whole_and_streamed_answers_cost_the_same(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
         provider.answer = Answer(prompt=1000, cached=5000, written=200, completion=70)
         model = open_remote(None, "anthropic/claude-sonnet-4-5")
-        whole = model.chat(QUESTION, CONFIG)
-        last = list(model.stream_chat(QUESTION, CONFIG))[-1]
+        # No prompt is read as more tokens than it has bytes.
+        long = [Message("user", "a " * 4000)]
+        whole = model.chat(long, CONFIG)
+        last = list(model.stream_chat(long, CONFIG))[-1]
     assert whole.usage == last.usage == Usage(6200, 70, 5000, 200)
     expected = Cost((1000 * 3 + 5000 * 0.3 + 200 * 3.75 + 70 * 15) / 1e6, list_date())
     assert whole.cost is not None and whole.cost.usd == pytest.approx(expected.usd)

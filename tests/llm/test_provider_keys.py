@@ -123,13 +123,23 @@ def test_a_key_does_not_travel_in_the_clear(workspace: Workspace, monkeypatch: p
     assert open_remote(workspace, "ollama/mini")._headers() != {}
 
 
-def test_a_key_with_odd_characters_is_the_users_mistake(
+def test_a_key_with_odd_characters_is_told_and_leaves_another_model_its_chance(
     workspace: Workspace, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("YUNQUE_API_KEY", "sk\nInjected: header")
-    with pytest.raises(UserError, match="YUNQUE_API_KEY holds characters") as caught:
+    with pytest.raises(ModelUnavailable, match="YUNQUE_API_KEY holds characters") as caught:
         open_remote(workspace, provider.url("openai") + "#mini").chat(QUESTION, CONFIG)
-    assert "Injected" not in str(caught.value)
+    assert "Injected" not in str(caught.value) and not caught.value.again
+
+
+def test_a_kept_key_that_cannot_be_opened_leaves_another_model_its_chance(
+    workspace: Workspace, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workspace.root / "provider_keys.json").write_text('{"ollama": {"sealed": "AAAA"}}')
+    monkeypatch.setenv("OLLAMA_HOST", provider.url("openai"))
+    with pytest.raises(ModelUnavailable, match="cannot be opened here") as caught:
+        open_remote(workspace, "ollama/mini").chat(QUESTION, CONFIG)
+    assert not caught.value.again and provider.asked == []
 
 
 def test_no_key_is_in_what_a_provider_says_of_it(

@@ -60,9 +60,9 @@ def test_faults_of_vectors_are_those_of_answers(model: RemoteModel, provider: Fa
 
 def test_vectors_have_their_price(provider: FakeProvider) -> None:
     pytest.importorskip("genai_prices")
-    provider.answer = Answer(prompt=1_000_000)
-    told = open_remote(None, "openai/text-embedding-3-small").embed(["a"])
-    assert told.cost == Cost(pytest.approx(0.02), list_date())
+    provider.answer = Answer(prompt=100_000)
+    told = open_remote(None, "openai/text-embedding-3-small").embed(["a b " * 100_000])
+    assert told.cost == Cost(pytest.approx(0.002), list_date())
 
 
 def test_who_has_none_says_so(provider: FakeProvider) -> None:

@@ -12,7 +12,7 @@ from yunque.generate.config import GenerationConfig
 from yunque.llm import Message, ModelUnavailable
 from yunque.llm.open import open_remote
 from yunque.llm.remote import RemoteModel
-from yunque.llm.sse import EventParser
+from yunque.llm.sse import MOST_BYTES_OF_AN_EVENT, EventParser, TooLong
 from yunque.llm.transport import Patience
 from yunque.llm.under_way import UnderWay
 
@@ -73,7 +73,7 @@ def test_a_call_is_stopped_from_another_thread(model: RemoteModel, provider: Fak
 def test_a_stopped_call_says_so_at_its_next_step(model: RemoteModel) -> None:
     call = UnderWay()
     chunks = call.following(model.stream_chat(QUESTION, CONFIG))
-    assert next(chunks).text == "¡Ho"
+    assert next(chunk.text for chunk in chunks if chunk.text) == "¡Ho"
     call.stop()
     # What has arrived already may still be told.
     try:
@@ -92,7 +92,7 @@ def test_a_stream_may_be_read_by_several_threads_one_after_the_other(model: Remo
         if chunk := next(chunks, None):
             texts.append(chunk.text)
 
-    for _ in range(5):
+    for _ in range(8):
         thread = threading.Thread(target=read)
         thread.start()
         thread.join()
@@ -104,7 +104,7 @@ def test_a_stream_that_nobody_reads_on_lets_its_connection_go(
 ) -> None:
     provider.faults = [Fault("silence_midway", seconds=5)]
     chunks = model.stream_chat(QUESTION, CONFIG)
-    assert next(chunks).text
+    assert next(chunk.text for chunk in chunks if chunk.text)
     chunks.close()  # type: ignore[attr-defined]
     assert model.chat(QUESTION, CONFIG).text == "¡Hola!"
     assert provider.connections == 2
@@ -187,13 +187,42 @@ def test_events_are_the_same_however_the_bytes_are_cut(size: int) -> None:
     parser = EventParser()
     told = [data.decode() for block in blocks for data in parser.feed(block)]
     assert told == ["a\u2028ñ", "b\nc", "[DONE]"]
-    assert parser.finish() == ()
 
 
 def test_the_last_event_may_end_in_a_carriage_return() -> None:
     parser = EventParser()
-    assert parser.feed(b"data: a\r\r") == []
-    assert parser.finish() == [b"a"]
+    assert parser.feed(b"data: a\r\r") == [b"a"]
+    # A line feed that follows is the other half of the last one's end, not an empty line.
+    assert [*parser.feed(b"\ndata: b\r"), *parser.feed(b"\n"), *parser.feed(b"\n")] == [b"b"]
+
+
+def test_a_long_line_is_read_in_time_that_grows_with_it() -> None:
+    def seconds(size: int) -> float:
+        parser, block = EventParser(), b"x" * 1024
+        started = time.process_time()
+        parser.feed(b"data: ")
+        for _ in range(size // len(block)):
+            parser.feed(block)
+        [data] = parser.feed(b"\n\n")
+        assert len(data) == size
+        return time.process_time() - started
+
+    # Read again with each block, it took 14 s.
+    assert seconds(4 * 1024 * 1024) < 2
+
+
+def test_one_event_has_a_limit_and_a_stream_of_many_has_not() -> None:
+    parser, block = EventParser(), b"x" * 1_000_000
+    parser.feed(b"data: ")
+    with pytest.raises(TooLong):
+        for _ in range(MOST_BYTES_OF_AN_EVENT // len(block) + 1):
+            parser.feed(block)
+    lines = EventParser()
+    with pytest.raises(TooLong):
+        for _ in range(MOST_BYTES_OF_AN_EVENT // len(block) + 1):
+            lines.feed(b"data: " + block + b"\n")
+    several = EventParser()
+    assert sum(len(several.feed(b"data: " + block + b"\r\r")) for _ in range(40)) == 40
 
 
 def test_a_server_that_goes_on_after_the_end_does_not_hold_the_answer_up(

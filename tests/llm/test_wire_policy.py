@@ -238,3 +238,63 @@ def test_no_more_is_held_back_than_could_be_a_placeholder() -> None:
         RouterSettings(model="openai/rec"), {"openai/rec": PolicedModel(model, REMOTE)}, Breakers()
     )
     assert "".join(chunk.text for chunk in router.stream_chat(ASKED, CONFIG)) == f"Tres {EMAIL}"
+
+
+# Numbers
+
+
+def test_the_bounds_of_a_schema_stay_numbers_and_its_texts_are_searched() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "order": {
+                "type": "integer",
+                "minimum": 600000000,
+                "maximum": 612345678,
+                "description": f"ask {EMAIL}",
+                "examples": [612345678],
+            }
+        },
+    }
+    sent: list[GenerationConfig] = []
+
+    class Seeing(Recording):
+        def chat(self, messages: Sequence[Message], config: GenerationConfig) -> Completion:
+            sent.append(config)
+            return super().chat(messages, config)
+
+    tool = Tool(name="look", parameters=schema)
+    for form in (ToolFormat(tools=(tool,)), JsonFormat(json_schema=schema)):
+        PolicedModel(Seeing(), REMOTE).chat(ASKED, GenerationConfig(format=form))
+        form = sent.pop().format
+        told = form.tools[0].parameters if isinstance(form, ToolFormat) else form.json_schema  # type: ignore[union-attr]
+        order = told["properties"]["order"]
+        assert (order["minimum"], order["maximum"]) == (600000000, 612345678)
+        assert EMAIL not in str(order) and "612345678" not in str(order["examples"])
+
+
+TOLD = [
+    Message("user", "¿Quién llama?"),
+    Message("assistant", "", (ToolCall("c1", "f", "{}"),)),
+    Message("tool", '{"phone": 612345678, "text": "+34 612 345 679"}', tool_call_id="c1"),
+]
+
+
+def test_a_number_comes_back_as_a_number_and_a_text_as_a_text() -> None:
+    said = ['{"call": "[PHONE-', '1]", "say": "[PHONE-1]!", "other": "[PHONE-2]"}']
+    expected = {"call": 612345678, "say": "612345678!", "other": "+34 612 345 679"}
+    model = PolicedModel(Recording(calls=said), REMOTE)
+    assert json.loads(model.chat(TOLD, CONFIG).tool_calls[0].arguments) == expected
+    whole = "".join(said)
+    for size in range(1, 12):
+        pieces = [whole[at : at + size] for at in range(0, len(whole), size)]
+        chunks = list(PolicedModel(Recording(calls=pieces), REMOTE).stream_chat(TOLD, CONFIG))
+        calls = joined_calls(part for chunk in chunks for part in chunk.tool_calls)
+        assert json.loads(calls[0].arguments) == expected
+
+
+def test_a_number_that_was_met_in_another_spelling_before_stays_a_text() -> None:
+    asked = [Message("user", "+34 612 345 678"), *TOLD[1:]]
+    recording = Recording(calls=['{"call": "[PHONE-1]"}'])
+    arguments = PolicedModel(recording, REMOTE).chat(asked, CONFIG).tool_calls[0].arguments
+    assert str(json.loads(arguments)["call"]).replace(" ", "").endswith("612345678")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yunque.apps.memory import Summarize, Summary, conversation_window, counted_by, estimated_tokens
+from yunque.apps.memory import Summarize, Summary, conversation_window, estimated_tokens
 from yunque.llm import ContextOverflow, Message, ScriptedModel, ToolCall
 
 ROLES = st.sampled_from(["user", "assistant", "tool", "user", "system"])
@@ -92,14 +92,3 @@ def test_a_model_with_a_short_context_summarizes_half_at_a_time() -> None:
     assert Summarize(model)(messages, "", 50) == "short"
     seen = " ".join(asked[0].content for asked in model.asked)
     assert all(f"user: {n} " in seen for n in range(12))
-
-
-def test_tokens_are_counted_by_a_tokenizer_where_there_is_one() -> None:
-    class Tokenized(ScriptedModel):
-        class tokenizer:
-            @staticmethod
-            def encode(text: str) -> list[int]:
-                return [0] * len(text)
-
-    assert counted_by(Tokenized([]))(Message("user", "abcd")) == 12
-    assert counted_by(ScriptedModel([])) is estimated_tokens

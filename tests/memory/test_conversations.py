@@ -67,6 +67,31 @@ def test_what_is_not_to_be_kept_is_on_no_disk(workspace: Workspace, keep: str) -
             memory.messages(id)
 
 
+def test_a_session_lets_go_of_what_nobody_uses_and_of_the_oldest_beyond_a_number(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = [datetime(2026, 11, 21, tzinfo=UTC)]
+    memory = Memory(workspace, MemoryPolicy(keep="session"), lambda: time[0])
+    old, used = memory.begin("ana"), memory.begin("ana")
+    time[0] += timedelta(hours=20)
+    memory.add(used, user("still here"))
+    time[0] += timedelta(hours=3, minutes=59)
+    assert {one.id for one in memory.conversations()} == {old, used}
+    time[0] += timedelta(minutes=1)
+    with pytest.raises(UserError, match="a day after its last message"):
+        memory.messages(old)
+    assert [one.id for one in memory.conversations()] == [used]
+    time[0] += timedelta(hours=20)
+    assert memory.expire() == 1 and not memory._session
+    monkeypatch.setattr("yunque.apps.memory.memory.MOST_IN_SESSION", 3)
+    first, second, third = (memory.begin() for _ in range(3))
+    memory.add(first, user("used again"))
+    fourth = memory.begin()
+    assert set(memory._session) == {third, first, fourth}, "the one that was used the longest ago is gone"
+    with pytest.raises(UserError):
+        memory.add(second, user("gone"))
+
+
 def test_nothing_that_was_said_lies_in_the_clear(workspace: Workspace) -> None:
     memory = Memory.open(workspace, MONTH)
     id = memory.begin("ana@example.com", "app/equipaje")

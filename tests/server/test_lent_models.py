@@ -70,11 +70,21 @@ def test_the_answer_of_a_lent_model_is_the_models_own_and_ends_when_nobody_waits
     assert served.loading.drop("model/mini@1")  # nobody holds it any more
 
 
-def test_a_lent_model_is_asked_whether_it_is_wanted_and_ends_when_it_is_closed(with_app: Workspace) -> None:
+def test_a_lent_model_is_asked_whether_it_is_wanted_and_ends_when_it_is_closed(
+    with_app: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     served = Served(with_app)
     lent, config = served._lent("mini"), GenerationConfig(max_new_tokens=60, ignore_end=True)
     with served._model("model/mini@1") as own:
         assert isinstance(own, LocalModel)
+        runner, _ = own.engine._ready()
+        run = runner.run
+
+        def slowly(works: Any) -> Any:
+            time.sleep(0.01)  # so small a model would be through before it is looked at
+            return run(works)
+
+        monkeypatch.setattr(runner, "run", slowly)
         for ask in (lent.stream_complete, lambda *more: lent.stream_chat([Message("user", "¿?")], more[1])):
             for leave in ("close", "gone"):
                 account = Account()

@@ -87,7 +87,10 @@ def test_a_call_that_waits_for_a_person_is_in_the_answer(
     # Who decides does it where the workspace is.
     from yunque.guard import open_app
 
-    assert open_app(workspace, "a").decide(details["run"], True).text == "It was paid."
+    assert (
+        open_app(workspace, "a").decide(details["run"], details["pending"]["call"], True).text
+        == "It was paid."
+    )
 
 
 def test_a_budget_that_is_spent_is_429_for_its_key_alone(

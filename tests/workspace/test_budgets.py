@@ -226,3 +226,44 @@ def test_what_a_killed_process_held_comes_free_again(tmp_path: Path) -> None:
     time.sleep(0.6)
     budgets.settle(budgets.hold(["app/a"], 0, 80), 0, 80)
     assert budgets.used("app/a").used_tokens == 80
+
+
+def test_what_an_apps_file_says_and_what_an_administrator_set_both_hold(budgets: Budgets) -> None:
+    budgets.set("app/a", usd=2.0, tokens=500)
+    budgets.set("app/a", usd=10.0, own=True)
+    assert [(each.source, each.usd, each.tokens) for each in budgets.list()] == [
+        ("set", 2.0, 500),
+        ("file", 10.0, None),
+    ]
+    with pytest.raises(OverBudget):
+        budgets.hold(["app/a"], 3.0, 10)
+    budgets.set("app/a", usd=1.0, own=True)
+    with pytest.raises(OverBudget):
+        budgets.hold(["app/a"], 1.5, 10)
+    lowest = budgets.used("app/a")
+    assert (lowest.usd, lowest.tokens) == (1.0, 500)
+    budgets.set("app/a", own=True)
+    assert [each.source for each in budgets.list()] == ["set"]
+    budgets.release(budgets.hold(["app/a"], 1.5, 10))
+
+
+def test_no_figure_is_too_large_for_the_file(budgets: Budgets) -> None:
+    budgets.set("all", tokens=10**15)
+    for _ in range(3):
+        held = budgets.hold(["app/a"], 0.1, 10)
+        budgets.settle(held, 1e300, 2**70)
+        budgets.settle(budgets.hold(["app/a"], 0.1, 10), float("nan"), -5)
+    now = budgets.used("app/a")
+    assert now.used_usd == 3e6 and now.used_tokens == 3 * 10**12 and now.held_tokens == 0
+
+
+def test_a_call_that_uses_more_than_it_said_holds_more_or_is_refused(budgets: Budgets) -> None:
+    budgets.set("app/a", tokens=100)
+    held = budgets.hold(["app/a"], 0, 40)
+    budgets.enlarge(held, 0, 40)
+    assert budgets.used("app/a").held_tokens == 80
+    with pytest.raises(OverBudget):
+        budgets.enlarge(held, 0, 40)
+    assert budgets.used("app/a").held_tokens == 80
+    budgets.settle(held, 0, 77)
+    assert budgets.used("app/a").held_tokens == 0 and budgets.used("app/a").used_tokens == 77

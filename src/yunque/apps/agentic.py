@@ -1,6 +1,6 @@
 """Answers by an agent: the app's model with its tools, within its limits."""
 
-import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,9 @@ from yunque.apps.agents.journal import RunRecord
 from yunque.apps.agents.reading import read_tools
 from yunque.apps.answer import AppAnswer, Asked, Drafted
 from yunque.apps.asking import Asking
-from yunque.apps.checks import Exchange
+from yunque.apps.checks import Checked, Exchange
 from yunque.apps.definition import AppDefinition
+from yunque.apps.heard import Heard
 from yunque.apps.retrieval.index import Hit, Index
 from yunque.apps.retrieval.words import Language
 from yunque.errors import UserError
@@ -52,42 +53,59 @@ class FromAgent:
 
     def draft(self, asked: Asked, exchange: Exchange) -> Drafted:
         """What the agent answers, or that it waits for a person, or which limit it reached."""
+        heard = Heard()
         # The agent takes personal data out itself, into the same marks.
         question = exchange.restore(_with_history(asked))
-        agent = self._agent(asked)
-        return _drafted(self._runner.run(agent, question, exchange, language=asked.language), exchange)
+        answer = self._runner.run(
+            self._agent(asked, heard),
+            question,
+            _Checked(exchange),
+            language=asked.language,
+            subject=asked.subject,
+            origin=f"{self._asking.ref} {asked.conversation}".strip(),
+        )
+        return _drafted(answer, heard, exchange)
 
     def waiting(self) -> list[RunRecord]:
         """The runs that wait for a person, the oldest first."""
         runs = self._runner.runs(self.definition.name, _MOST_RUNS)
         return [run for run in reversed(runs) if run.status == "paused" and run.parent is None]
 
-    def question_of(self, run: str) -> str:
-        """What a run was asked; raises UserError where there is none of this app."""
+    def run_of(self, run: str) -> RunRecord:
+        """A run of this app; raises UserError where there is none."""
         record = self._runner.journal.run(run)
         if record.agent != self.definition.name:
             raise UserError(f"run {run}: is one of the app {record.agent}, not of {self.definition.name}")
-        return str(record.begun["question"])
+        return record
 
-    def decide(self, run: str, yes: bool, asked: Asked, exchange: Exchange) -> Drafted:
-        """Say whether the call that a run waits with may be made, and go on with it; raises UserError where it waits
-        with none."""
-        record = self._runner.journal.run(run)
-        if record.pending is None:
-            raise UserError(f"run {run}: waits for nobody (it is {record.status})")
-        self._runner.decide(run, record.pending["call"], yes)
-        return _drafted(self._runner.resume(self._agent(asked), run, exchange), exchange)
+    def decide(self, run: str, call: str, yes: bool) -> None:
+        """Say whether the call that a run waits with may be made; raises UserError where it waits with another one,
+        or with none."""
+        waits = (self.run_of(run).pending or {}).get("call")
+        if waits != call:
+            raise UserError(
+                f"run {run}: waits with the call {waits}, not with {call}"
+                if waits
+                else f"run {run}: waits for nobody"
+            )
+        self._runner.decide(run, call, yes)
+
+    def resume(self, run: str, asked: Asked, exchange: Exchange) -> Drafted:
+        """Go on with a run that was decided, or broken off."""
+        heard = Heard()
+        answer = self._runner.resume(self._agent(asked, heard), run, _Checked(exchange))
+        return _drafted(answer, heard, exchange)
 
     def instead(self, asked: Asked, blocked: AppAnswer) -> AppAnswer | None:
         """Nothing: what the tools said is not for the user's eyes as it is."""
         del asked, blocked
         return None
 
-    def _agent(self, asked: Asked) -> Agent:
+    def _agent(self, asked: Asked, heard: Heard) -> Agent:
         settings, system = self.definition.agent, self.definition.prompt.system
         return Agent(
             self.definition.name,
-            self._asking.model(asked),
+            heard.listening(self._asking.model(asked)),
             self._tools,
             system.get(asked.language) or next(iter(system.values()), ""),
             settings.limits,
@@ -107,7 +125,38 @@ class FromAgent:
         return self._index.search(words, k)
 
 
-def _drafted(answer: AgentAnswer, exchange: Exchange) -> Drafted:
+class _Checked:
+    """The checks of an exchange whose question was checked before: the agent's text holds the earlier turns, too."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def input(self, text: str) -> Checked:
+        """Not measured, nor what the answer is held against: that is the question alone."""
+        return self._exchange.earlier(text)
+
+    def earlier(self, text: str) -> Checked:
+        """See `yunque.apps.checks.Exchange`, here and below."""
+        return self._exchange.earlier(text)
+
+    def context(self, text: str) -> Checked:
+        """A tool's result."""
+        return self._exchange.context(text)
+
+    def output(self, text: str, sources: Sequence[str] = ()) -> Checked:
+        """The answer."""
+        return self._exchange.output(text, sources)
+
+    def for_the_log(self, text: str) -> str:
+        """Without personal data."""
+        return self._exchange.for_the_log(text)
+
+    def restore(self, text: str) -> str:
+        """With it."""
+        return self._exchange.restore(text)
+
+
+def _drafted(answer: AgentAnswer, heard: Heard, exchange: Exchange) -> Drafted:
     if answer.status == "failed":
         raise ModelUnavailable(answer.text)
     details: list[tuple[str, Any]] = [
@@ -126,15 +175,15 @@ def _drafted(answer: AgentAnswer, exchange: Exchange) -> Drafted:
         exchange.for_the_log(answer.text),
         answer.language,
         known=answer.status == "answered",
-        note=answer.note,
-        model=answer.model,
+        note=" ".join(filter(None, (heard.note(answer.language), answer.note))),
+        model=heard.models or answer.model,
         usage=answer.spent.usage,
         cost=answer.spent.cost,
         # What was found in the question was told before.
         verdicts=tuple(one for one in answer.verdicts if one.stage != "input"),
         details=tuple(details),
     )
-    return Drafted(made, hashlib.sha256(f"agent\0{answer.run}".encode()).hexdigest())
+    return Drafted(made, heard.prompt_hash)
 
 
 def _with_history(asked: Asked) -> str:

@@ -61,8 +61,8 @@ class AppPiece:
 class Asked:
     """A question as an app's model may see it: personal data taken out, and what the checks stop left out.
 
-    `history` are the earlier turns of the conversation; `model` replaces the app's own for this once; `who` pays for
-    it besides the app (`key/ID`).
+    `history` are the earlier turns of the conversation, whose id is `conversation`; `model` replaces the app's own
+    for this once; `who` pays for it besides the app (`key/ID`); `subject` is the person whose question it is.
     """
 
     question: str
@@ -70,6 +70,8 @@ class Asked:
     history: tuple[Message, ...] = ()
     model: LanguageModel | str | None = None
     who: tuple[str, ...] = ()
+    subject: str = ""
+    conversation: str = ""
 
 
 @dataclass(frozen=True)

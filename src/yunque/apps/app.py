@@ -19,7 +19,7 @@ from yunque.apps.prompted import FromPrompt
 from yunque.apps.retrieval.index import Index
 from yunque.apps.retrieval.words import Language, language_of
 from yunque.errors import UserError
-from yunque.llm.face import LanguageModel, Message
+from yunque.llm.face import LanguageModel, Message, ModelUnavailable
 from yunque.workspace import Artifact, Call, Workspace
 
 if TYPE_CHECKING:
@@ -51,33 +51,41 @@ class App:
         model: LanguageModel | str | None = None,
         history: Sequence[Message] = (),
         who: Sequence[str] = (),
+        subject: str = "",
         conversation: str | None = None,
     ) -> AppAnswer:
         """Answer a question, guarded and logged.
 
         `model` replaces the app's own for this once; `history` are the earlier turns of the conversation, where the
-        app keeps none or the caller has them; `who` pays for it besides the app (`key/ID`). An app with a memory goes
-        on with `conversation`, or begins one, whose id is in the answer's details. Raises UserError.
+        app keeps none or the caller has them; `who` pays for it besides the app (`key/ID`); what is kept of it can be
+        found, and forgotten, by its `subject`. An app with a memory goes on with `conversation`, or begins one, whose
+        id is in the answer's details. Raises UserError.
         """
         question = question.strip()
         if not question:
             raise UserError("the question is empty")
+        asked = Asked(
+            question, self._language(question), tuple(history), model or self._model, tuple(who), subject
+        )
         if self._remembering is None:
             if conversation is not None:
                 raise UserError(f"{self.ref}: keeps no conversations (memory: in its file)")
-            return self._answered(question, self._answering.draft, model, history, who)
-        conversation = self._remembering.begun(conversation)
+            return self._answered(asked, self._answering.draft)
+        asked = replace(asked, conversation=self._remembering.begun(conversation, subject))
         if not history:
-            shown = partial(self._summarizing, model, who)
-            history = self._remembering.shown(conversation, self._language(question), shown)
-        answer = self._answered(question, self._answering.draft, model, history, who)
-        self._remembering.add(conversation, question, answer.text)
-        return replace(answer, details=(*answer.details, ("conversation", conversation)))
+            shown = self._remembering.shown(
+                asked.conversation, asked.language, partial(self._summarizing, asked)
+            )
+            asked = replace(asked, history=tuple(shown))
+        answer = self._answered(asked, self._answering.draft)
+        if not any(one.stage == "input" and one.outcome == "block" for one in answer.verdicts):
+            self._remembering.add(asked.conversation, question, answer.text)
+        return replace(answer, details=(*answer.details, ("conversation", asked.conversation)))
 
-    def _summarizing(self, model: LanguageModel | str | None, who: Sequence[str]) -> LanguageModel | None:
+    def _summarizing(self, asked: Asked) -> LanguageModel | None:
         """The model that summarizes what a conversation's window has no room for."""
-        name = model or self._model or self.definition.model
-        return self._models.routed(name, who) if name is not None else None
+        name = asked.model or self.definition.model
+        return self._models.routed(name, asked.who, asked.subject) if name is not None else None
 
     def waiting(self) -> list[dict[str, Any]]:
         """What waits for a person: runs of the app's agent with the call that each would make, oldest first."""
@@ -85,14 +93,35 @@ class App:
             {"run": run.id, "since": run.updated, **(run.pending or {})} for run in self._agent().waiting()
         ]
 
-    def decide(self, run: str, yes: bool, model: LanguageModel | str | None = None) -> AppAnswer:
-        """Say whether the call that a run waits with may be made, and go on with it.
+    def decide(
+        self,
+        run: str,
+        call: str,
+        yes: bool,
+        model: LanguageModel | str | None = None,
+        who: Sequence[str] = (),
+    ) -> AppAnswer:
+        """Say whether the call that a run waits with may be made, and go on with it. The word is audited before.
 
-        Raises UserError where the app has no such run, or it waits for nobody.
+        Raises UserError where the app has no such run, or it waits with another call or none.
         """
+        self._agent().decide(run, call, yes)
+        self.workspace.record("app.decide", self.ref, run=run, call=call, allowed=yes)
+        return self.resume(run, model, who)
+
+    def resume(
+        self, run: str, model: LanguageModel | str | None = None, who: Sequence[str] = ()
+    ) -> AppAnswer:
+        """Go on with a run of the app's agent that was decided, or broken off."""
         agent = self._agent()
-        question = agent.question_of(run)
-        return self._answered(question, partial(agent.decide, run, yes), model)
+        record = agent.run_of(run)
+        question = str(record.begun["question"])
+        asked = Asked(question, self._language(question), (), model or self._model, tuple(who))
+        answer = self._answered(asked, partial(agent.resume, run), again=True)
+        _, _, conversation = record.origin.partition(" ")
+        if self._remembering and conversation:
+            self._remembering.add(self._remembering.begun(conversation), "", answer.text)
+        return answer
 
     def _agent(self) -> "FromAgent":
         from yunque.apps.agentic import FromAgent
@@ -102,26 +131,22 @@ class App:
         return self._answering
 
     def _answered(
-        self,
-        question: str,
-        draft: Callable[[Asked, Exchange], Drafted],
-        model: LanguageModel | str | None = None,
-        history: Sequence[Message] = (),
-        who: Sequence[str] = (),
+        self, asked: Asked, draft: Callable[[Asked, Exchange], Drafted], again: bool = False
     ) -> AppAnswer:
-        started = time.monotonic()
-        language = self._language(question)
+        """The answer to a question as it was written; one that is asked `again` was checked before."""
+        started, question = time.monotonic(), asked.question
         exchange = self.guard.exchange(self._protected(), self._public())
-        checked = exchange.input(question)
-        asked = Asked(
-            checked.text,
-            language,
-            tuple(_checked_history(history, exchange)),
-            model if model is not None else self._model,
-            tuple(who),
-        )
-        refused = Drafted(self._blocked(language))
-        drafted = refused if checked.blocked else draft(asked, exchange)
+        # The question last: it is what an answer is held against.
+        history = tuple(_checked_history(asked.history, exchange))
+        checked = exchange.earlier(question) if again else exchange.input(question)
+        asked = replace(asked, question=checked.text, history=history)
+        try:
+            refused = Drafted(self._blocked(asked.language))
+            drafted = refused if checked.blocked else draft(asked, exchange)
+        except (ModelUnavailable, UserError):
+            failed = AppAnswer("", asked.language, known=False, verdicts=checked.verdicts)
+            self._log(question, failed, "", exchange, time.monotonic() - started, failed=True)
+            raise
         answer, verdicts = self._checked(drafted.answer, asked, exchange)
         answer = replace(answer, verdicts=(*checked.verdicts, *answer.verdicts, *verdicts))
         call = self._log(question, answer, drafted.prompt_hash, exchange, time.monotonic() - started)
@@ -140,11 +165,12 @@ class App:
         model: LanguageModel | str | None = None,
         history: Sequence[Message] = (),
         who: Sequence[str] = (),
+        subject: str = "",
         conversation: str | None = None,
     ) -> Iterator[AppPiece]:
         """The same answer in pieces. They start when the whole has passed the output checks: a leak or a citation
         that does not hold can only be seen at the end, and what was sent cannot be called back."""
-        answer = self.answer(question, model, history, who, conversation)
+        answer = self.answer(question, model, history, who, subject, conversation)
         for start in range(0, len(answer.text), 24):
             yield AppPiece(answer.text[start : start + 24])
         yield AppPiece("", answer)
@@ -183,7 +209,13 @@ class App:
         return refusal, checked.verdicts
 
     def _log(
-        self, question: str, answer: AppAnswer, prompt_hash: str, exchange: Exchange, seconds: float
+        self,
+        question: str,
+        answer: AppAnswer,
+        prompt_hash: str,
+        exchange: Exchange,
+        seconds: float,
+        failed: bool = False,
     ) -> int:
         details: dict[str, Any] = {
             "citations": [
@@ -196,6 +228,7 @@ class App:
             "extractive": answer.extractive,
             "language": answer.language,
             "cost_usd": answer.cost.usd if answer.cost else None,
+            "failed": failed,
         }
         call = Call(
             target=self.ref,
@@ -252,7 +285,7 @@ def _checked_history(history: Sequence[Message], exchange: Exchange) -> Iterator
     """The earlier turns as a model may see them; what the checks stop is left out."""
     for message in history:
         if message.role in ("user", "assistant") and message.content.strip():
-            checked = exchange.input(message.content)
+            checked = exchange.earlier(message.content)
             if not checked.blocked:
                 yield Message(message.role, checked.text)
 

@@ -1,17 +1,16 @@
 """Asking an app's models: the filled templates, the fallbacks, and what is left out when it does not fit."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 from yunque.apps.answer import AppAnswer, Asked, Drafted
 from yunque.apps.definition import AppDefinition
+from yunque.apps.heard import Heard
 from yunque.apps.models import AppModels
 from yunque.apps.prompts.rendering import TemplateFault, fill
 from yunque.apps.retrieval.passages import Passage
-from yunque.apps.retrieval.words import Language
 from yunque.errors import UserError
-from yunque.llm.face import Completion, ContextOverflow, LanguageModel, Message, ModelUnavailable
+from yunque.llm.face import ContextOverflow, LanguageModel, Message, ModelUnavailable
 
 SHORTEST_ANSWER = 32
 """A model that has room for fewer tokens than this is given fewer passages instead."""
@@ -23,10 +22,6 @@ _NO_MODEL_NOTE = {
 _TOO_SHORT_NOTE = {
     "es": "La pregunta con sus pasajes no cabe en el contexto del modelo {model}.",
     "en": "The question with its passages does not fit in the context of the model {model}.",
-}
-_OTHER_MODEL_NOTE = {
-    "es": "El modelo {model} no pudo responder; respondió {other}.",
-    "en": "The model {model} could not answer; {other} did.",
 }
 
 
@@ -41,9 +36,10 @@ class Asking:
 
         Raises UserError where the app names no model, and ContextOverflow where there are no passages to leave out.
         """
-        model = self.model(asked)
+        heard = Heard()
+        model = heard.listening(self.model(asked))
         try:
-            return self._asked(model, asked, passages or ())
+            return self._asked(model, heard, asked, passages or ())
         except ModelUnavailable:
             note = _NO_MODEL_NOTE
         except ContextOverflow:
@@ -58,9 +54,11 @@ class Asking:
         model = asked.model if asked.model is not None else self.definition.model
         if model is None:
             raise UserError(f"{self.ref}: needs a model, and names none: say which with --model")
-        return self.models.routed(model, asked.who)
+        return self.models.routed(model, asked.who, asked.subject)
 
-    def _asked(self, model: LanguageModel, asked: Asked, passages: Sequence[Passage]) -> Drafted:
+    def _asked(
+        self, model: LanguageModel, heard: Heard, asked: Asked, passages: Sequence[Passage]
+    ) -> Drafted:
         """The model's answer; what does not fit in its context is cut, the answer's length first, then passages."""
         config = self.definition.generation
         while True:
@@ -78,17 +76,12 @@ class Asking:
         answer = AppAnswer(
             completion.text.strip(),
             asked.language,
-            note=self._note(model, completion, asked.language),
+            note=heard.note(asked.language),
             model=completion.model,
             usage=completion.usage,
             cost=completion.cost,
         )
-        return Drafted(answer, prompt_hash(messages), tuple(passages))
-
-    def _note(self, model: LanguageModel, completion: Completion, language: Language) -> str:
-        if not completion.note:
-            return ""
-        return _OTHER_MODEL_NOTE[language].format(model=model.name, other=completion.model)
+        return Drafted(answer, heard.prompt_hash, tuple(passages))
 
     def messages(self, asked: Asked, passages: Sequence[Passage] = ()) -> list[Message]:
         """The filled templates. What the user wrote is a value in them, never a part of a template."""
@@ -103,15 +96,12 @@ class Asking:
         }
         prompt = self.definition.prompt
         system = prompt.system.get(language) or next(iter(prompt.system.values()), "")
-        user = prompt.user.get(language) or next(iter(prompt.user.values()))
+        user = prompt.user.get(language) or next(iter(prompt.user.values()), "")
+        if not user:
+            raise UserError(f"{self.ref}: has no prompt.user, which a model is asked with")
         try:
             filled = fill([(template, values) for template in (system, user) if template])
         except TemplateFault as fault:
             raise UserError(f"{self.ref}: its prompt cannot be filled: {fault}") from None
         head = [Message("system", filled[0])] if system else []
         return [*head, *asked.history, Message("user", filled[-1])]
-
-
-def prompt_hash(messages: Sequence[Message]) -> str:
-    """What a call is known by in the log: the SHA-256 of the prompt, without what was answered."""
-    return hashlib.sha256("\0".join(f"{m.role}\0{m.content}" for m in messages).encode()).hexdigest()

@@ -42,6 +42,11 @@ class Exchange(Protocol):
         """Check what the user wrote."""
         ...
 
+    def earlier(self, text: str) -> Checked:
+        """Check a turn of the conversation before the question: it is not measured, nor is an answer held against
+        it."""
+        ...
+
     def context(self, text: str) -> Checked:
         """Check a passage before a model reads it."""
         ...

@@ -1,7 +1,6 @@
 """An app as a YAML file: its fields, and what is wrong with them."""
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,8 +13,9 @@ from yunque.configuration import Settings
 from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig
 from yunque.llm.cache import CacheSettings
-from yunque.settings_file import SettingsFile
+from yunque.settings_file import Place, SettingsFile
 from yunque.workspace import Workspace
+from yunque.workspace.artifact import checked_name
 
 _UNKNOWN = {"es": "No lo sé. Los documentos no lo dicen.", "en": "I don't know. The documents do not say."}
 _BLOCKED = {"es": "No puedo hacer eso.", "en": "I can't do that."}
@@ -40,7 +40,7 @@ class Knowledge(Settings):
 class Prompt(Settings):
     """Templates (jinja2, sandboxed) for each language: `question`, `passages` and `unknown` are filled in.
 
-    Without a user's template the question goes to the model as it is.
+    Quoting documents, and an agent, need none for the user.
     """
 
     system: Texts = Field(default={})
@@ -95,6 +95,21 @@ class AgentSettings(Settings):
     limits: Limits = Limits()
 
 
+_LOOKS_AT = {
+    "length": ("input", "context", "output"),
+    "injection": ("input", "context"),
+    "personal_data": ("input", "context", "output"),
+    "prompt_leak": ("output",),
+    "echo": ("output",),
+}
+_WITHOUT_EFFECT: dict[str, set[str]] = {
+    "documents": set(),
+    "prompt": set(),
+    "agent": set(),
+    "chain": {"prompt", "generation", "unknown"},
+}
+
+
 class AppDefinition(Settings):
     """The whole of an app.
 
@@ -133,7 +148,8 @@ class AppDefinition(Settings):
             raise ValueError("agent is for an app with tools, and this one has none")
         if self.answer and (self.tools or self.knowledge):
             raise ValueError("an answer with a schema is a prompt's: it takes no tools or knowledge")
-        if not (self.steps or self.tools or self.prompt.user):
+        asks = self.model or self.fallbacks or not self.knowledge
+        if asks and not (self.steps or self.tools or self.prompt.user):
             raise ValueError("the app has nothing to do: give it a prompt.user, tools or steps")
         return self
 
@@ -169,44 +185,58 @@ def read_definition(path: Path, workspace: Workspace | None = None) -> AppDefini
 def _mistakes(
     file: SettingsFile, definition: AppDefinition, workspace: Workspace | None
 ) -> Iterator[UserError]:
-    """What is wrong with the parts that have a language of their own: templates, tools, steps, memory."""
+    """What is wrong with the parts that have a language of their own: templates, tools, steps, memory, names."""
+    for place, problem in (*_own_mistakes(definition), *_parts(definition, file.path.parent, workspace)):
+        yield file.mistake(place, problem)
+
+
+def _own_mistakes(definition: AppDefinition) -> Iterator[tuple[Place, str]]:
+    try:
+        checked_name(definition.name)
+    except UserError as error:
+        yield ("name",), str(error)
     for name, texts in (("system", definition.prompt.system), ("user", definition.prompt.user)):
         for language, template in texts.items():
             if problem := _template_problem(template):
-                yield file.mistake(("prompt", name, language), problem)
+                yield ("prompt", name, language), problem
     for number, group in enumerate(definition.knowledge.synonyms if definition.knowledge else []):
         if not any(group.values()):
-            yield file.mistake(("knowledge", "synonyms", number), "the group is empty")
-    for place, read in _parts(definition, file.path.parent, workspace):
-        try:
-            read(f"{file.path}:{file.line(place)}: {'.'.join(map(str, place))}")
-        except UserError as error:
-            yield error
+            yield ("knowledge", "synonyms", number), "the group is empty"
+    for number, check in enumerate(definition.guards):
+        for at, stage in enumerate(check.stages):
+            if stage not in _LOOKS_AT[check.check]:
+                looks = " and ".join(_LOOKS_AT[check.check])
+                yield ("guards", number, "stages", at), f"the check {check.check} looks at the {looks} only"
+    given = definition.model_fields_set
+    for field in sorted(given & _WITHOUT_EFFECT[definition.kind]):
+        yield (field,), f"has no effect in an app of this kind ({definition.kind})"
+    if definition.answer and (fault := _schema_problem(definition.answer.json_schema)):
+        yield ("answer", "schema"), fault
 
 
 def _parts(
     definition: AppDefinition, folder: Path, workspace: Workspace | None
-) -> Iterator[tuple[tuple[str | int, ...], Callable[[str], object]]]:
-    """The fields that are read by others, which are loaded where an app has them."""
+) -> Iterator[tuple[Place, str]]:
+    """What is wrong with the fields that are read by others, which are loaded where an app has them."""
     if definition.tools:
-        from yunque.apps.agents.reading import read_tools
+        from yunque.apps.agents.reading import tool_mistakes
 
-        for number, tool in enumerate(definition.tools):
-            if "agent" in tool:
-                yield ("tools", number), _no_agents
-                continue
-            search = _no_passages if definition.knowledge else None
-            yield ("tools", number), partial(read_tools, [tool], folder=folder, search=search)
+        search = _no_passages if definition.knowledge else None
+        for place, problem in tool_mistakes(definition.tools, "tools", folder, search=search):
+            yield ("tools", *place), problem
     if definition.steps:
         from yunque.apps.chained import kept_prompts
-        from yunque.apps.chains.reading import read_chain
+        from yunque.apps.chains.reading import chain_mistakes
 
         chain = {"name": definition.name, "model": definition.model, "steps": definition.steps}
-        yield ("steps",), partial(read_chain, chain, folder=folder, read_prompt=kept_prompts(workspace))
+        yield from chain_mistakes(chain, "steps", folder, kept_prompts(workspace))
     if definition.memory != "none":
         from yunque.apps.memory import read_policy
 
-        yield ("memory",), partial(read_policy, definition.memory)
+        try:
+            read_policy(definition.memory, "memory")
+        except UserError as error:
+            yield ("memory",), str(error).removeprefix("memory: ")
 
 
 def _no_passages(words: str, k: int) -> Sequence[Any]:
@@ -215,8 +245,15 @@ def _no_passages(words: str, k: int) -> Sequence[Any]:
     return ()
 
 
-def _no_agents(where: str) -> None:
-    raise UserError(f"{where}: an app's tools are functions, APIs, databases and the search in its documents")
+def _schema_problem(schema: dict[str, Any]) -> str:
+    """What is wrong with the form of an answer, or nothing."""
+    from yunque.apps.structured import check_schema
+
+    try:
+        check_schema(schema)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _template_problem(template: str) -> str:

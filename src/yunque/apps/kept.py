@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ RESOLVED = "app.json"
 _BESIDE = "beside/"
 """Where the files lie that the app's file names: functions, OpenAPI documents."""
 _SCRIPTED = "scripted:"
-_FUNCTION = re.compile(r"(.+\.py):\w+$")
 
 
 def add_app(workspace: Workspace, yaml_path: Path) -> Artifact:
@@ -37,11 +35,8 @@ def add_app(workspace: Workspace, yaml_path: Path) -> Artifact:
         FILE: yaml_path.read_bytes(),
         RESOLVED: definition.model_dump_json(indent=1, by_alias=True).encode(),
     }
-    for name in dict.fromkeys(_named_files([definition.tools, definition.steps])):
-        try:
-            files[_BESIDE + name] = (yaml_path.parent / name).read_bytes()
-        except OSError as error:
-            raise UserError(f"{yaml_path}: {name} cannot be read ({error.strerror})") from None
+    for path in _opened_files(definition, workspace, yaml_path.parent):
+        files[_BESIDE + path.relative_to(yaml_path.parent).as_posix()] = path.read_bytes()
     config: dict[str, Any] = {"name": definition.name, "model": definition.model}
     return workspace.put("app", definition.name, files, parents, config)
 
@@ -93,13 +88,24 @@ def _with_places_found(definition: AppDefinition, folder: Path) -> AppDefinition
     found: dict[str, Any] = {
         "model": _place(definition.model, folder),
         "fallbacks": [_place(name, folder) for name in definition.fallbacks],
-        "steps": [
-            {**step, "model": _place(step["model"], folder)} if isinstance(step.get("model"), str) else step
-            for step in definition.steps
-        ],
+        "steps": _placed(definition.steps, folder),
         "tools": tools,
     }
     return definition.model_copy(update=found)
+
+
+def _placed(steps: Any, folder: Path) -> Any:
+    """Steps, those inside of others too, with whole paths to scripted models."""
+    if isinstance(steps, list):
+        return [_placed(step, folder) for step in steps]
+    if isinstance(steps, dict):
+        return {
+            key: _place(value, folder)
+            if key == "model" and isinstance(value, str)
+            else _placed(value, folder)
+            for key, value in steps.items()
+        }
+    return steps
 
 
 def _place(model: str | None, folder: Path) -> str | None:
@@ -108,31 +114,18 @@ def _place(model: str | None, folder: Path) -> str | None:
     return _SCRIPTED + str((folder / model.removeprefix(_SCRIPTED)).resolve())
 
 
-def _named_files(value: Any) -> Iterator[str]:
-    """The files that tools and steps name: `function: FILE.py:NAME`, `openapi: FILE`, `prompt: FILE.prompt`.
+def _opened_files(definition: AppDefinition, workspace: Workspace, folder: Path) -> list[Path]:
+    """The files beside an app's own that its tools and steps name."""
+    opened: list[Path] = []
+    if definition.tools:
+        from yunque.apps.agents.reading import tool_mistakes
 
-    Raises UserError for one that does not lie beside the app's own file, or below.
-    """
-    if isinstance(value, list):
-        for inside in value:
-            yield from _named_files(inside)
-    elif isinstance(value, dict):
-        for key, inside in value.items():
-            name = _file_in(key, inside) if isinstance(inside, str) else None
-            if name:
-                yield _beside(name)
-            else:
-                yield from _named_files(inside)
+        # What is wrong with them was told when the file was read.
+        tool_mistakes(definition.tools, "tools", folder, opened=opened)
+    if definition.steps:
+        from yunque.apps.chained import kept_prompts
+        from yunque.apps.chains.reading import read_chain
 
-
-def _file_in(key: str, value: str) -> str | None:
-    """The file that a field of a tool or a step names."""
-    if key == "function" and (found := _FUNCTION.match(value)):
-        return found[1]
-    return value if key == "openapi" or (key == "prompt" and value.endswith(".prompt")) else None
-
-
-def _beside(name: str) -> str:
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise UserError(f"{name}: the files of an app lie beside its own file, or in a folder below")
-    return name
+        chain = {"name": definition.name, "model": definition.model, "steps": definition.steps}
+        read_chain(chain, "steps", folder, read_prompt=kept_prompts(workspace), opened=opened)
+    return list(dict.fromkeys(opened))

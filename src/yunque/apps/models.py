@@ -21,26 +21,29 @@ class AppModels:
     ) -> None:
         self.definition, self.ref = definition, ref
         self._workspace, self._open_model = workspace, open_model
-        self._kept: dict[tuple[str, tuple[str, ...]], LanguageModel] = {}
+        self._kept: dict[tuple[str, tuple[str, ...], str], LanguageModel] = {}
         self._limited = False
         self._turn = Lock()
 
-    def routed(self, model: LanguageModel | str, who: Sequence[str] = ()) -> LanguageModel:
+    def routed(self, model: LanguageModel | str, who: Sequence[str] = (), subject: str = "") -> LanguageModel:
         """A model with the app's fallbacks behind it; a model that is given as such is asked first, all the same.
 
-        `who` pays for it, with the app (`key/ID`), and gets no answers from the cache that others asked for.
+        `who` pays for it, with the app (`key/ID`), and gets no answers from the cache that others asked for;
+        `subject` is the person asked for, who can have those answers forgotten.
         """
         if not isinstance(model, str):
-            return self._made(model.name, tuple(who), model)
-        wanted = (model, tuple(who))
+            return self._made(model.name, tuple(who), subject, model)
+        wanted = (model, tuple(who), subject)
         with self._turn:
             if wanted not in self._kept:
                 if len(self._kept) >= _MOST_KEPT:
                     del self._kept[next(iter(self._kept))]
-                self._kept[wanted] = self._made(model, tuple(who), None)
+                self._kept[wanted] = self._made(model, tuple(who), subject, None)
             return self._kept[wanted]
 
-    def _made(self, name: str, who: tuple[str, ...], given: LanguageModel | None) -> LanguageModel:
+    def _made(
+        self, name: str, who: tuple[str, ...], subject: str, given: LanguageModel | None
+    ) -> LanguageModel:
         # Loaded here: quoting the documents needs no model.
         from yunque.llm.policy import WirePolicy
         from yunque.llm.router import RouterSettings
@@ -52,7 +55,7 @@ class AppModels:
             self._workspace,
             RouterSettings(model=name, fallbacks=tuple(definition.fallbacks), **dict(definition.routing)),
             WirePolicy(**dict(definition.policy)),
-            Caller((f"app/{definition.name}", *who), " ".join(who)),
+            Caller((f"app/{definition.name}", *who), " ".join(who), subject),
             definition.cache,
             lambda wanted: given if given is not None and wanted == name else self._opened(wanted),
         )
@@ -67,11 +70,13 @@ class AppModels:
         return model.model if isinstance(model, Retrying) else model
 
     def _set_budget(self) -> None:
-        """Let the budget that the app's file sets be the workspace's, once."""
+        """Let the budget that the app's file sets hold, once; the one that an administrator set holds too."""
         from yunque.workspace.budgets import Budgets
 
-        if (budget := self.definition.budget) and not self._limited:
-            Budgets.of(self._workspace.root).set(
-                f"app/{self.definition.name}", budget.usd_a_day, budget.tokens_a_day
-            )
-            self._limited = True
+        if self._limited:
+            return
+        # One that was taken out of the file is taken away.
+        budget = self.definition.budget
+        usd, tokens = (budget.usd_a_day, budget.tokens_a_day) if budget else (None, None)
+        Budgets.of(self._workspace.root).set(f"app/{self.definition.name}", usd, tokens, own=True)
+        self._limited = True

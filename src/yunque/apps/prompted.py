@@ -4,8 +4,9 @@ import json
 from dataclasses import replace
 
 from yunque.apps.answer import AppAnswer, Asked, Drafted
-from yunque.apps.asking import Asking, prompt_hash
+from yunque.apps.asking import Asking
 from yunque.apps.checks import Exchange
+from yunque.apps.heard import Heard
 from yunque.llm.face import ModelUnavailable
 
 _REFUSED_NOTE = {
@@ -37,7 +38,8 @@ class FromPrompt:
         from yunque.apps.structured import NoValidAnswer, ask_for
 
         definition, messages = self._asking.definition, self._asking.messages(asked)
-        form, model = definition.answer, self._asking.model(asked)
+        form, heard = definition.answer, Heard()
+        model = heard.listening(self._asking.model(asked))
         assert form is not None
         empty = AppAnswer(definition.unknown_answer(asked.language), asked.language, known=False)
         try:
@@ -50,16 +52,17 @@ class FromPrompt:
                 usage=refused.usage,
                 cost=refused.cost,
             )
-            return Drafted(answer, prompt_hash(messages))
+            return Drafted(answer, heard.prompt_hash)
         answer = AppAnswer(
             json.dumps(found.value, ensure_ascii=False),
             asked.language,
+            note=heard.note(asked.language),
             model=found.completions[-1].model,
             usage=found.usage,
             cost=found.cost,
             data=found.value,
         )
-        return Drafted(answer, prompt_hash(messages))
+        return Drafted(answer, heard.prompt_hash)
 
     def instead(self, asked: Asked, blocked: AppAnswer) -> AppAnswer | None:
         """Nothing: there are no documents to quote."""

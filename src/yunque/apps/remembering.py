@@ -6,7 +6,7 @@ from yunque.apps.definition import AppDefinition
 from yunque.apps.memory import Memory, Summarize, read_policy
 from yunque.apps.retrieval.words import Language
 from yunque.errors import UserError
-from yunque.llm.face import LanguageModel, Message
+from yunque.llm.face import ContextOverflow, LanguageModel, Message
 from yunque.workspace import Workspace
 
 _ROOM = 4000
@@ -42,8 +42,13 @@ class Remembering:
         context = getattr(model, "context", None)
         room = context // 2 if isinstance(context, int) else _ROOM
         summarize = Summarize(model, language) if model else None
-        return self._memory.window(conversation, room, summarize).messages
+        try:
+            return self._memory.window(conversation, room, summarize).messages
+        except ContextOverflow:
+            # Its last turn alone is too long for the model: the question goes without what came before.
+            return ()
 
     def add(self, conversation: str, question: str, answer: str) -> None:
-        """Keep a turn."""
-        self._memory.add(conversation, Message("user", question), Message("assistant", answer))
+        """Keep a turn; `question` is empty where an answer follows another one."""
+        asked = [Message("user", question)] if question else []
+        self._memory.add(conversation, *asked, Message("assistant", answer))

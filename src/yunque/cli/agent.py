@@ -1,6 +1,7 @@
 """`yunque agent`: what agents did, step by step; and deleting it."""
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -11,7 +12,7 @@ from yunque.cli.show import JSON_OPTION, emit, table, warn
 from yunque.errors import UserError
 
 if TYPE_CHECKING:
-    from yunque.apps.agents.journal import Journal, StepRecord
+    from yunque.apps.agents.journal import Journal, RunRecord, StepRecord
 
 app = typer.Typer(help="Look at what agents did, step by step, and delete it.", no_args_is_help=True)
 
@@ -25,7 +26,8 @@ def runs(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """List runs, the newest first."""
-    found = _journal().runs(agent, limit)
+    journal = _journal()
+    found = [_standing(journal, one) for one in journal.runs(agent, limit)]
     rows = [
         (one.id, one.agent, one.status, one.updated[:16].replace("T", " "), one.begun["question"][:80])
         for one in found
@@ -41,10 +43,13 @@ def show(
 ) -> None:
     """Show every step of a run: what the model was asked anew and answered, what tools were given and returned."""
     journal = _journal()
-    kept, steps = journal.run(run), journal.steps(run)
+    kept, steps = _standing(journal, journal.run(run)), journal.steps(run)
 
     def render(console: Console) -> None:
-        console.print(f"[bold]{kept.id}[/] {escape(kept.agent)}: {kept.status}")
+        made_by = f" ({kept.origin})" if kept.origin else ""
+        console.print(f"[bold]{kept.id}[/] {escape(kept.agent + made_by)}: {kept.status}")
+        if kept.status == "broken off":
+            console.print("[yellow]nobody works on it any more; AgentRunner.resume(agent, run) goes on[/]")
         for step in steps:
             spent = step.content["spent"]
             tokens = spent["prompt_tokens"] + spent["completion_tokens"]
@@ -87,6 +92,13 @@ def delete(
         warn(
             "somebody is reading the file: what is left there has no key any more; delete anything to overwrite it"
         )
+
+
+def _standing(journal: "Journal", run: "RunRecord") -> "RunRecord":
+    """A run as it stands: one that nobody works on any more was broken off."""
+    if run.status != "running" or journal.under_way(run.id):
+        return run
+    return replace(run, status="broken off")
 
 
 def _lines(step: "StepRecord") -> list[str]:

@@ -1,6 +1,7 @@
 """`yunque app`: make, check, keep and run applications."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from yunque.cli.show import JSON_OPTION, emit, note, table
 from yunque.errors import UserError
 
 if TYPE_CHECKING:
+    from yunque.apps.answer import AppAnswer
+    from yunque.apps.app import App
     from yunque.apps.definition import AppDefinition
     from yunque.workspace import Workspace
 
@@ -124,7 +127,7 @@ def run(
 ) -> None:
     """Ask an app from its file (which is kept first), or talk with it."""
     from yunque.apps.kept import add_app
-    from yunque.cli.ask import answered
+    from yunque.cli.ask import answered, read_stdin
     from yunque.workspace import Workspace
 
     workspace = Workspace.open()
@@ -133,7 +136,7 @@ def run(
     if question is None and sys.stdin.isatty():
         _talk(workspace, app_name, model)
     else:
-        answered(workspace, app_name, sys.stdin.read() if question is None else question, model, as_json)
+        answered(workspace, app_name, question or read_stdin(), model, as_json)
 
 
 @app.command()
@@ -150,6 +153,7 @@ def pending(
     rows = [
         (
             one["run"],
+            one["call"],
             one["tool"],
             json.dumps(one["arguments"], ensure_ascii=False),
             one["reason"],
@@ -157,7 +161,7 @@ def pending(
         )
         for one in found
     ]
-    columns = ("run", "tool", "arguments", "why", "since")
+    columns = ("run", "call", "tool", "arguments", "why", "since")
     emit(found, as_json, lambda console: console.print(table("", columns, rows)))
 
 
@@ -165,26 +169,51 @@ def pending(
 def decide(
     name: str = typer.Argument(help="The app: NAME or NAME@VERSION."),
     run: str = typer.Argument(help="The run that waits, as `yunque app pending` shows it."),
-    yes: bool | None = typer.Option(
-        None, "--yes/--no", help="Whether the call may be made.", show_default=False
-    ),
+    call: str = typer.Argument(help="The call that it waits with, as shown there."),
+    yes: bool | None = typer.Option(None, "--yes/--no", help="Whether it may be made.", show_default=False),
     model: str | None = typer.Option(None, "--model", "-m", help="Asked in the place of the app's own."),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Agree to a call that waits, or refuse it, and let the app go on to its answer."""
-    from yunque.cli.ask import show_answer
-    from yunque.guard import open_app
-    from yunque.llm.face import ModelUnavailable
-    from yunque.workspace import Workspace
-
     if yes is None:
         raise UserError("say --yes or --no")
+    opened = _opened_as_of(name, run)
+    _answer(lambda: opened.decide(run, call, yes, model), as_json)
+
+
+@app.command()
+def resume(
+    name: str = typer.Argument(help="The app: NAME or NAME@VERSION."),
+    run: str = typer.Argument(
+        help="A run of its agent that was broken off, as `yunque agent runs` shows it."
+    ),
+    model: str | None = typer.Option(None, "--model", "-m", help="Asked in the place of the app's own."),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Go on with a run of an app's agent that was killed, or whose model was away."""
+    opened = _opened_as_of(name, run)
+    _answer(lambda: opened.resume(run, model), as_json)
+
+
+def _opened_as_of(name: str, run: str) -> "App":
+    """The app in the version that a run was begun with: another one would ask otherwise."""
+    from yunque.apps.agents import AgentRunner
+    from yunque.guard import open_app
+    from yunque.workspace import Workspace
+
     workspace = Workspace.open()
+    begun_with, _, _ = AgentRunner(workspace).journal.run(run).origin.partition(" ")
+    return open_app(workspace, name if "@" in name else begun_with or name)
+
+
+def _answer(ask: Callable[[], "AppAnswer"], as_json: bool) -> None:
+    from yunque.cli.ask import show_answer
+    from yunque.llm.face import ModelUnavailable
+
     try:
-        answer = open_app(workspace, name).decide(run, yes, model)
+        answer = ask()
     except ModelUnavailable as error:
         raise UserError(str(error)) from None
-    workspace.record("app.decide", f"app/{name}", run=run, allowed=yes)
     emit(answer.as_dict(), as_json, lambda console: show_answer(console, answer))
 
 
@@ -197,14 +226,19 @@ def _talk(workspace: "Workspace", app_name: str, model: str | None) -> None:
 
     opened = open_app(workspace, app_name, model)
     history: list[Message] = []
+    conversation: str | None = None
     note("an empty line ends the conversation")
     while question := _line():
         try:
-            answer = opened.answer(question, history=history)
+            # Where the app keeps the conversation, it knows what came before.
+            answer = opened.answer(
+                question, history=() if conversation else history, conversation=conversation
+            )
         except (ModelUnavailable, UserError) as error:
             complain(str(error))
             continue
         show_answer(out(), answer)
+        conversation = dict(answer.details).get("conversation")
         history += [Message("user", question), Message("assistant", answer.text)]
 
 

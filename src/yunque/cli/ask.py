@@ -23,6 +23,12 @@ def ask(
         None, help="The question; without one it is read from standard input."
     ),
     model: str | None = typer.Option(None, "--model", "-m", help="A local model, or http://HOST/v1#MODEL."),
+    conversation: str | None = typer.Option(
+        None, "--conversation", "-c", help="Go on with this one, of an app with a memory.", show_default=False
+    ),
+    subject: str = typer.Option(
+        "", help="The person who asks: what is kept can be found and forgotten by it.", show_default=False
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Ask an application; the answer comes with citations, or says that it does not know."""
@@ -31,17 +37,35 @@ def ask(
     if question is None:
         if sys.stdin.isatty():
             raise UserError('no question: yunque ask APP "the question", or pipe it in')
-        question = sys.stdin.read()
-    answered(Workspace.open(), app_name, question, model, as_json)
+        question = read_stdin()
+    answered(Workspace.open(), app_name, question, model, as_json, conversation, subject)
 
 
-def answered(workspace: "Workspace", app_name: str, question: str, model: str | None, as_json: bool) -> None:
+def read_stdin() -> str:
+    """What is piped in; raises UserError for what is no UTF-8 text."""
+    text = sys.stdin.read()
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UserError("the standard input is not UTF-8 text")
+    return text
+
+
+def answered(
+    workspace: "Workspace",
+    app_name: str,
+    question: str,
+    model: str | None,
+    as_json: bool,
+    conversation: str | None = None,
+    subject: str = "",
+) -> None:
     """Ask, and show the answer."""
     from yunque.guard import open_app
     from yunque.llm.face import ModelUnavailable
 
     try:
-        answer = open_app(workspace, app_name, model).answer(question)
+        answer = open_app(workspace, app_name, model).answer(
+            question, subject=subject, conversation=conversation
+        )
     except ModelUnavailable as error:
         raise UserError(str(error)) from None
     emit(answer.as_dict(), as_json, lambda console: show_answer(console, answer))
@@ -67,4 +91,6 @@ def show_answer(console: Console, answer: "AppAnswer") -> None:
         console.print(
             f"[dim]{escape(f'{verdict.check} ({verdict.stage}): {verdict.outcome}, {verdict.evidence}')}[/]"
         )
+    if conversation := dict(answer.details).get("conversation"):
+        console.print(f"[dim]conversation {conversation}[/]")
     console.print(f"[dim]call {answer.call_id} · {escape(answer.model)}[/]")

@@ -47,7 +47,10 @@ def remove(who: str = _WHO, period: str = _PERIOD, json: bool = JSON_OPTION) -> 
 
     workspace = Workspace.open()
     budgets = Budgets.of(workspace.root)
-    if not any((each.who, each.period) == (who, period) for each in budgets.list()):
+    found = [each.source for each in budgets.list() if (each.who, each.period) == (who, period)]
+    if found == ["file"]:
+        raise UserError(f"the budget of {who} is set in the app's own file: change `budget` there")
+    if not found:
         raise UserError(f"{who!r} has no budget for {period!r}: see `yunque budget list`")
     budgets.set(who, period=period)  # type: ignore[arg-type]
     workspace.record("budget.remove", f"budget/{who}", period=period)
@@ -83,7 +86,7 @@ def _render(console: Console, budgets: "list[Budget]") -> None:
         return
     rows = [
         (
-            each.who,
+            each.who + (" (by its file)" if each.source == "file" else ""),
             each.period,
             f"{each.used_usd:.4f}" + (f" of {each.usd:.2f}" if each.usd is not None else ""),
             f"{each.used_tokens:,}" + (f" of {each.tokens:,}" if each.tokens is not None else ""),

@@ -1,7 +1,6 @@
 """`yunque chain`: run chains of steps, look at their runs, go on with them, and delete them."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from yunque.errors import UserError
 if TYPE_CHECKING:
     from yunque.apps.chains.chain import Chain
     from yunque.apps.chains.index import StateIndex
+    from yunque.apps.chains.reading import ReadPrompt
     from yunque.apps.chains.running import ChainRunner, RunResult
     from yunque.apps.chains.state_rows import RunRow
     from yunque.apps.chains.states import Deletion, States
@@ -37,7 +37,9 @@ _MODEL = typer.Option(None, "--model", "-m", help="Use this model for every prom
 
 @app.command()
 def run(
-    chain: str = typer.Argument(help="The chain: FILE.yaml, or FILE.py:NAME."),
+    chain: str = typer.Argument(
+        help="The chain: FILE.yaml (an app's file too), FILE.py:NAME, or app/NAME[@VERSION]."
+    ),
     value: str | None = typer.Argument(
         None, metavar="INPUT", help="The input: a text, or @FILE. Without one it is read from standard input."
     ),
@@ -135,7 +137,7 @@ def resume(
         [], help="A step marked `once` that may be run again, by its path.", show_default=False
     ),
     chain: str | None = typer.Option(
-        None, help="The chain's file, where it is not the one it was.", show_default=False
+        None, help="The chain's file, or app/NAME, where it is not the one it was.", show_default=False
     ),
     model: str | None = _MODEL,
     as_json: bool = JSON_OPTION,
@@ -146,10 +148,11 @@ def resume(
     workspace = Workspace.open()
     runner, index = _opened(workspace, model)
     kept = runner.states.run(run)
-    source = chain or kept.source.get("file")
+    source = chain or kept.source.get("file") or kept.source.get("app")
     if source is None:
         raise UserError(
-            f"run {kept.id}: its chain came from no file; name one with --chain, or resume it where it was made"
+            f"run {kept.id}: its chain came from no file; name one with --chain (FILE.yaml, FILE.py:NAME, or app/NAME"
+            " where an app made it), or resume it where it was made"
         )
     read = _chain(workspace, str(source))
     if from_step is None:
@@ -200,27 +203,37 @@ def _chain(workspace: "Workspace", name: str) -> "Chain":
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
+    if name.startswith("app/"):
+        return _chain_of_app(workspace, name, prompt)
     return read_chain_file(Path(name), prompt)
 
 
-def _place(workspace: "Workspace") -> Path | str:
-    """Where runs are kept: the workspace, or the Postgres that YUNQUE_STATES names (it may hold a password)."""
-    return os.environ.get("YUNQUE_STATES") or workspace.root
+def _chain_of_app(workspace: "Workspace", ref: str, read_prompt: "ReadPrompt") -> "Chain":
+    """The chain of an app of the workspace, as the app itself runs it, but without its guards."""
+    from yunque.apps.chains.reading import read_chain
+    from yunque.apps.kept import load_definition, unpacked
+
+    definition, artifact = load_definition(workspace, ref)
+    if definition.kind != "chain":
+        raise UserError(f"{artifact.ref}: has no steps, so it is no chain")
+    values = {"name": definition.name, "model": definition.model, "steps": definition.steps}
+    folder, source = unpacked(workspace, artifact), {"app": artifact.ref}
+    return read_chain(values, artifact.ref, folder, read_prompt=read_prompt, source=source)
 
 
 def _states() -> "States":
-    from yunque.apps.chains.states import open_states
+    from yunque.apps.chains.states import open_states, place_of_states
     from yunque.workspace import Workspace
 
-    return open_states(_place(Workspace.open()))
+    return open_states(place_of_states(Workspace.open().root))
 
 
 def _index(workspace: "Workspace | None" = None) -> "StateIndex":
     from yunque.apps.chains.index import StateIndex
-    from yunque.apps.chains.states import open_states
+    from yunque.apps.chains.states import open_states, place_of_states
     from yunque.workspace import Workspace
 
-    place = _place(workspace or Workspace.open())
+    place = place_of_states((workspace or Workspace.open()).root)
     return StateIndex.open(open_states(place), place)
 
 

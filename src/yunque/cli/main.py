@@ -15,6 +15,7 @@ from yunque.cli import (
     audit,
     bench,
     budget,
+    cache,
     chain,
     compare,
     data,
@@ -118,6 +119,7 @@ app.add_typer(chain.app, name="chain", rich_help_panel=APPLY)
 app.add_typer(agent.app, name="agent", rich_help_panel=APPLY)
 app.add_typer(memory.app, name="memory", rich_help_panel=APPLY)
 app.add_typer(budget.app, name="budget", rich_help_panel=APPLY)
+app.add_typer(cache.app, name="cache", rich_help_panel=APPLY)
 app.command("serve", rich_help_panel=APPLY)(serve.serve)
 provider_key.register(key.app)
 app.add_typer(key.app, name="key", rich_help_panel=APPLY)

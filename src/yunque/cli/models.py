@@ -164,5 +164,6 @@ def _measure(workspace: "Workspace", name: str) -> None:
         # The first answer of a process pays for what is opened and compiled once.
         for _ in range(2):
             list(model.stream_chat([Message("user", _MEASURED_WITH)], config))
+        model.close()  # type: ignore[attr-defined]  # it is a router
     except (ModelUnavailable, UserError) as error:
         warn(f"not measured: {error}")

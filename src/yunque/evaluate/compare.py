@@ -288,7 +288,8 @@ def _compared(name: str, privacy: str, answers: Sequence[Scored], error: str) ->
         return Compared(name, privacy, 0, error=error or "gave no answer")
     scores = [each.score for each in answers]
     low, high = bootstrap_interval(scores)
-    costs = [each.usd for each in answers]
+    # What was refused before it was sent (too long a question) cost nothing.
+    costs = [0.0 if _is_unbilled(each) else each.usd for each in answers]
     written = [each for each in answers if each.completion_tokens and each.seconds]
     return Compared(
         name,
@@ -306,6 +307,12 @@ def _compared(name: str, privacy: str, answers: Sequence[Scored], error: str) ->
         if written
         else None,
         error=error,
+    )
+
+
+def _is_unbilled(scored: Scored) -> bool:
+    return (
+        bool(scored.error) and scored.usd is None and not (scored.prompt_tokens or scored.completion_tokens)
     )
 
 

@@ -49,6 +49,10 @@ class GuardedExchange:
         self._question = checked.text
         return checked
 
+    def earlier(self, text: str) -> Checked:
+        """Look at a turn before the question."""
+        return self._run("input", text, measured=False)
+
     def context(self, text: str) -> Checked:
         """Look at a passage that a model is about to read."""
         return self._run("context", text)
@@ -65,12 +69,12 @@ class GuardedExchange:
         """Put the user's own personal data back."""
         return self._redaction.restore(text)
 
-    def _run(self, stage: Stage, text: str, sources: Sequence[str] = ()) -> Checked:
+    def _run(self, stage: Stage, text: str, sources: Sequence[str] = (), measured: bool = True) -> Checked:
         verdicts: list[Verdict] = []
         # Length first, for the others take time; then personal data, so that their evidence holds none.
         order = ("length", "personal_data")
         for check in sorted(self._checks, key=lambda one: (*order, one.check).index(one.check)):
-            if stage not in check.stages:
+            if stage not in check.stages or (check.check == "length" and not measured):
                 continue
             outcome, evidence, text = self._judge(check, stage, text, sources)
             if outcome != "pass":

@@ -20,6 +20,7 @@ from yunque.llm.wire import (
     as_prompt_text,
     asked_settings,
     count,
+    told_tokens,
 )
 
 _VERSION = "2023-06-01"
@@ -32,6 +33,7 @@ _REASONS: dict[str, FinishReason] = {
     "model_context_window_exceeded": "length",
     "tool_use": "tool_calls",
 }
+_COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 _AGAIN = ("rate_limit_error", "api_error", "overloaded_error", "timeout_error")
 
 
@@ -121,12 +123,13 @@ class AnthropicReader:
     """Reads the events of a streamed message."""
 
     def __init__(self, thoughts: Remembered) -> None:
+        self.finished = False
         self.ended = False
         self._thoughts = thoughts
         self._thought: list[dict[str, Any]] = []
         self._kinds: dict[int, str] = {}
         self._numbers: dict[int, int] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, int | None] = {}
 
     def read(self, event: dict[str, Any]) -> Said:
         """One event."""
@@ -155,21 +158,16 @@ class AnthropicReader:
         """The tokens: the API counts those of its cache apart from the prompt's others."""
         if "input_tokens" not in self._counts:
             return None
-        cached = self._counts.get("cache_read_input_tokens", 0)
-        written = self._counts.get("cache_creation_input_tokens", 0)
-        prompt = self._counts["input_tokens"] + cached + written
-        return Usage(prompt, self._counts.get("output_tokens", 0), cached, written)
+        counts = [self._counts.get(name, 0) for name in _COUNTS]
+        read, written, cached, stored = counts
+        if read is None or written is None or cached is None or stored is None:
+            return None
+        return told_tokens(read + cached + stored, written, cached, stored)
 
     def _count(self, usage: Any) -> None:
         """Later counts replace earlier ones: they are totals."""
         if isinstance(usage, dict):
-            names = (
-                "input_tokens",
-                "output_tokens",
-                "cache_read_input_tokens",
-                "cache_creation_input_tokens",
-            )
-            self._counts |= {name: count(usage[name]) for name in names if isinstance(usage.get(name), int)}
+            self._counts |= {name: count(usage[name]) for name in _COUNTS if usage.get(name) is not None}
 
     def _start(self, index: int, block: dict[str, Any]) -> Said:
         kind = block["type"]
@@ -208,6 +206,7 @@ class AnthropicReader:
 
     def _stopped(self, delta: dict[str, Any]) -> Said:
         reason = delta.get("stop_reason")
+        self.finished = self.finished or reason is not None
         if reason == "refusal":
             details = delta.get("stop_details")
             category = details.get("category") if isinstance(details, dict) else None

@@ -14,6 +14,8 @@ HERE = "this machine"
 """The provider of whatever this process runs itself."""
 
 _MOST_REMEMBERED = 1000
+_LONGEST_REST = 600.0
+"""No Retry-After keeps a model from being asked for longer than this (seconds)."""
 
 
 class BreakerSettings(Settings):
@@ -49,6 +51,22 @@ class Breakers:
         self._clock = clock
         self._lock = threading.Lock()
         self._circuits: dict[str, _Circuit] = {}
+        self._rests: dict[str, float] = {}
+
+    def rest(self, model: str, seconds: float) -> None:
+        """A provider asked that one of its models be left alone for so long (Retry-After): that binds every call."""
+        with self._lock:
+            now = self._clock()
+            self._rests = {name: until for name, until in self._rests.items() if until > now}
+            until = now + min(seconds, _LONGEST_REST)
+            self._rests[model] = max(until, self._rests.get(model, 0.0))
+
+    def rest_of(self, model: str) -> float:
+        """Seconds for which a model is still to be left alone."""
+        if not self._rests:
+            return 0.0
+        with self._lock:
+            return max(0.0, self._rests.get(model, 0.0) - self._clock())
 
     def wait(self, provider: str) -> float:
         """Seconds until `provider` may be asked; 0 lets the caller in, who then has to tell how it went.

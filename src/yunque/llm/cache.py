@@ -3,12 +3,12 @@
 import hashlib
 import hmac
 import json
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -27,6 +27,7 @@ from yunque.llm.face import (
     Prompt,
     Usage,
 )
+from yunque.llm.wording import names, negations, numbers
 from yunque.llm.wrapped import Wrapped
 from yunque.workspace.sqlite_file import SqliteFile
 
@@ -42,7 +43,8 @@ CREATE INDEX IF NOT EXISTS about_who ON about (who);
 CREATE TABLE IF NOT EXISTS forgotten (who BLOB PRIMARY KEY, at REAL NOT NULL);
 """
 _BYTES_OF_A_ROW = 200
-_NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
+_AHEAD = 60.0
+"""A clock that was put right by more than this (seconds) made its entries worthless: their age is not known."""
 # No call that began before a person was forgotten goes on for longer than this (seconds).
 _LONGEST_CALL = 24 * 3600.0
 
@@ -51,7 +53,8 @@ class CacheSettings(Settings):
     """How much is kept and for how long (`seconds`); what was used last stays.
 
     With `likeness` (a cosine) a question that is worded otherwise gets the answer too, if an embedding model says
-    that it is as alike, and numbers and personal data in it are the same. Answers drawn at random
+    that it is as alike, and numbers, personal data, capitalized words (names) and negations in it are the same.
+    Answers drawn at random
     (`temperature`) are kept only if `sampled`; those of one API key are given to another only if `shared`.
     """
 
@@ -72,6 +75,20 @@ class Question:
     about: tuple[bytes, ...]
     asked: str
     started: float
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a cache holds; times are UTC, "" where there is none."""
+
+    answers: int
+    bytes: int
+    oldest: str
+    newest: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
 
 
 class AnswerCache:
@@ -122,7 +139,7 @@ class AnswerCache:
         last = asdict(messages[-1])
         asked = str(last.pop("content"))
         found = [f"{each.kind}:{each.canonical}" for each in find_personal_data(asked)]
-        same = [last, sorted(found), _NUMBER.findall(asked)]
+        same = [last, sorted(found), numbers(asked), names(asked), negations(asked)]
         texts = [each.content for each in messages]
         texts += [call.arguments for each in messages for call in each.tool_calls]
         return Question(
@@ -135,12 +152,14 @@ class AnswerCache:
 
     def find(self, question: Question) -> Completion | None:
         """The answer to this question, or to one that means the same."""
-        oldest = self._clock() - self.settings.seconds
+        oldest, newest = self._clock() - self.settings.seconds, self._clock() + _AHEAD
         connection = self._file.connection()
         columns = "SELECT id, answer, made, used FROM answers"
-        row = connection.execute(f"{columns} WHERE key = ? AND made > ?", (question.key, oldest)).fetchone()
+        row = connection.execute(
+            f"{columns} WHERE key = ? AND made > ? AND made < ?", (question.key, oldest, newest)
+        ).fetchone()
         wording = ""
-        if row is None and (likest := self._likest(question, oldest)) is not None:
+        if row is None and (likest := self._likest(question, oldest, newest)) is not None:
             row = connection.execute(f"{columns} WHERE id = ?", (likest,)).fetchone()
             wording = "to a question that means the same, "
         if row is None:
@@ -150,26 +169,26 @@ class AnswerCache:
         if now - row["used"] > 60:
             connection.execute("UPDATE answers SET used = ? WHERE id = ?", (now, row["id"]))
         kept = json.loads(row["answer"])
-        when = datetime.fromtimestamp(row["made"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+        when = _moment(row["made"])
         return Completion(
             kept["text"],
             kept["model"],
             kept["finish_reason"],
             Usage(**kept["usage"]),
             cost=Cost(0.0),
-            note=f"answered before, {wording}on {when}",
+            note="; ".join(filter(None, (f"answered before, {wording}on {when}", kept.get("note", "")))),
         )
 
     def keep(self, question: Question, completion: Completion) -> bool:
-        """Keep an answer; says whether it was. One that another model gave than was asked, or that calls tools, is
-        not."""
-        if completion.tool_calls or completion.note or not completion.text.strip():
+        """Keep an answer; says whether it was. One that calls tools is not, nor an empty one."""
+        if completion.tool_calls or not completion.text.strip():
             return False
         kept = {
             "text": completion.text,
             "model": completion.model,
             "finish_reason": completion.finish_reason,
             "usage": asdict(completion.usage),
+            "note": completion.note,
         }
         answer = json.dumps(kept, ensure_ascii=False)
         about = {*question.about, *self._about([completion.text], "")}
@@ -228,6 +247,15 @@ class AnswerCache:
             connection.execute("DELETE FROM about")
         self._file.scrub()
 
+    def kept(self) -> Kept:
+        """How much there is."""
+        row = (
+            self._file.connection()
+            .execute("SELECT count(*), coalesce(sum(bytes), 0), min(made), max(made) FROM answers")
+            .fetchone()
+        )
+        return Kept(row[0], row[1], _moment(row[2]), _moment(row[3]))
+
     def __len__(self) -> int:
         return int(self._file.connection().execute("SELECT count(*) FROM answers").fetchone()[0])
 
@@ -237,7 +265,9 @@ class AnswerCache:
 
     def _make_room(self, now: float) -> None:
         connection, settings = self._file.connection(), self.settings
-        old = connection.execute("SELECT id FROM answers WHERE made <= ?", (now - settings.seconds,))
+        old = connection.execute(
+            "SELECT id FROM answers WHERE made <= ? OR made >= ?", (now - settings.seconds, now + _AHEAD)
+        )
         self._delete([row[0] for row in old])
         count, size = connection.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM answers").fetchone()
         dropped: list[int] = []
@@ -254,15 +284,16 @@ class AnswerCache:
         connection.executemany("DELETE FROM about WHERE answer = ?", [(number,) for number in numbers])
         connection.executemany("DELETE FROM answers WHERE id = ?", [(number,) for number in numbers])
 
-    def _likest(self, question: Question, oldest: float) -> int | None:
+    def _likest(self, question: Question, oldest: float, newest: float) -> int | None:
         """The answer to the question that is most alike, if one is alike enough."""
         if self.settings.likeness is None:
             return None
         rows = (
             self._file.connection()
             .execute(
-                "SELECT id, vector FROM answers WHERE alike = ? AND made > ? AND vector IS NOT NULL",
-                (question.alike, oldest),
+                "SELECT id, vector FROM answers"
+                " WHERE alike = ? AND made > ? AND made < ? AND vector IS NOT NULL",
+                (question.alike, oldest, newest),
             )
             .fetchall()
         )
@@ -344,9 +375,14 @@ class CachedModel(Wrapped):
         if question and (found := self._cache.find(question)):
             return found
         completion = ask()
-        if question:
+        if question and self._is_own(completion.model):
             self._cache.keep(question, completion)
         return completion
+
+    def _is_own(self, model: str) -> bool:
+        """Whether the model that was asked answered: what a fallback said is not to stand for it tomorrow."""
+        named: Callable[[str], bool] | None = getattr(self.model, "is_named", None)
+        return named(model) if named else True
 
     def _stream(
         self,
@@ -370,12 +406,16 @@ class CachedModel(Wrapped):
                 texts.clear()
             texts.append(chunk.text)
             called, reason = called or bool(chunk.tool_calls), chunk.finish_reason or reason
-            if chunk.usage and reason and not called:
+            if chunk.usage and reason and not called and self._is_own(chunk.model or self.name):
                 whole = Completion(
                     "".join(texts), chunk.model or self.name, reason, chunk.usage, note=chunk.note
                 )
                 self._cache.keep(question, whole)
             yield chunk
+
+
+def _moment(seconds: float | None) -> str:
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _as_messages(prompt: Prompt) -> list[Message]:

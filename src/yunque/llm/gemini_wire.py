@@ -23,6 +23,7 @@ from yunque.llm.wire import (
     as_prompt_text,
     asked_settings,
     count,
+    told_tokens,
 )
 
 GEMINI: Settings = {
@@ -165,10 +166,10 @@ class GeminiReader:
     """Reads the events of a streamed answer: each is a whole GenerateContentResponse."""
 
     def __init__(self, signatures: Remembered) -> None:
+        self.finished = False
         self.ended = False
         self._signatures = signatures
         self._calls = 0
-        self._finished = False
         self._usage: Usage | None = None
 
     def read(self, event: dict[str, Any]) -> Said:
@@ -179,13 +180,15 @@ class GeminiReader:
             blocked = (event.get("promptFeedback") or {}).get("blockReason")
             if blocked and not candidates:
                 return Said(reason="stop", declined=f"the prompt was blocked ({blocked})")
-            if self._finished:
+            if self.finished:
                 return Said()  # nothing belongs to an answer that has told its end, but its usage
             if not candidates:
                 if "usageMetadata" not in event and "promptFeedback" not in event:
                     raise TypeError("no candidates")
                 return Said()
-            return self._said(candidates[0])
+            # The first has no index; another is no part of the answer that was asked for.
+            first = next((each for each in candidates if not each.get("index")), None)
+            return self._said(first) if first is not None else Said()
         except BROKEN:
             raise BadReply("streamed JSON that is not a completion") from None
 
@@ -194,11 +197,15 @@ class GeminiReader:
         return self._usage
 
     def _count(self, told: Any) -> None:
-        if not isinstance(told, dict) or not isinstance(told.get("promptTokenCount"), int):
+        if not isinstance(told, dict) or told.get("promptTokenCount") is None:
             return
-        prompt = count(told["promptTokenCount"]) + count(told.get("toolUsePromptTokenCount"))
-        written = count(told.get("candidatesTokenCount")) + count(told.get("thoughtsTokenCount"))
-        self._usage = Usage(prompt, written, min(prompt, count(told.get("cachedContentTokenCount"))))
+        read = [count(told.get(name)) for name in ("promptTokenCount", "toolUsePromptTokenCount")]
+        wrote = [count(told.get(name)) for name in ("candidatesTokenCount", "thoughtsTokenCount")]
+        if None in read or None in wrote:
+            self._usage = None
+            return
+        sums = sum(each or 0 for each in read), sum(each or 0 for each in wrote)
+        self._usage = told_tokens(*sums, told.get("cachedContentTokenCount"))
 
     def _said(self, candidate: dict[str, Any]) -> Said:
         said = Said()
@@ -210,7 +217,7 @@ class GeminiReader:
         finish = candidate.get("finishReason")
         if finish in (None, "FINISH_REASON_UNSPECIFIED"):
             return said
-        self._finished = True
+        self.finished = True
         if finish in _FAILED:
             raise BadReply(f"broke off in the middle of its answer ({finish})")
         said.reason = "tool_calls" if self._calls and finish == "STOP" else _REASONS.get(finish, "stop")

@@ -6,7 +6,7 @@ ends when its model gives its next piece, gives up by itself, or is woken (`yunq
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -24,11 +24,12 @@ ItemT = TypeVar("ItemT")
 
 @dataclass(eq=False)
 class Runner(Generic[ItemT]):
-    """A model, what it is asked, and the call that this is."""
+    """A model, what it is asked, and the call that this is. `renew` sets its deadline for the item after this."""
 
     model: LanguageModel
     make: Callable[[], Iterator[ItemT]]
     call: UnderWay
+    renew: Callable[[ItemT], None] = lambda _: None
 
 
 Told = Callable[[Runner[ItemT], Exception | None], None]
@@ -43,16 +44,16 @@ class End(Exception):
 def raced(
     first: Runner[ItemT],
     counts: Callable[[ItemT], bool],
-    on_item: Callable[[Runner[ItemT]], None],
     second: Callable[[], Runner[ItemT] | None] = lambda: None,
     after: float | None = None,
     told: Told[ItemT] = lambda *_: None,
-) -> Iterator[tuple[Runner[ItemT], ItemT]]:
+) -> Generator[tuple[Runner[ItemT], ItemT], None, None]:
     """The items of `first`, made by a thread of its own, each by the deadline that its call then has.
 
     Where nothing that `counts` came within `after` seconds, `second` is asked beside it: who first gives something
-    that counts goes on, the other is stopped. `on_item` is told of each item (it may move the deadline), `told` how
-    it ended with one that lost (None) or failed. Raises the error of `first` where nobody is left.
+    that counts goes on, the other is stopped. `second` is called in a thread of its own, as it may take long to open
+    a model; `told` hears how it ended with one that lost (None) or failed. Raises the error of `first` where nobody
+    is left.
     """
     race = _Race(first, counts, second, told, after)
     outer = under_way()
@@ -61,7 +62,6 @@ def raced(
             for runner, item in race.items():
                 if outer and outer.stopped:
                     raise ModelUnavailable(f"{runner.model.name} was stopped")
-                on_item(runner)
                 yield runner, item
         finally:
             race.stop()
@@ -83,8 +83,9 @@ class _Race(Generic[ItemT]):
         self._hedge_at = None if after is None else time.monotonic() + after
         self._decided = after is None
         self._failure: Exception | None = None
-        self._running: list[Runner[ItemT]] = []
-        self._start(first)
+        self._running: list[Runner[ItemT]] = [first]
+        self._joining, self._over = threading.Lock(), False
+        in_thread(first, self._sink.put)
 
     def items(self) -> Iterator[tuple[Runner[ItemT], ItemT]]:
         """What the winner gives."""
@@ -114,12 +115,26 @@ class _Race(Generic[ItemT]):
 
     def stop(self) -> None:
         """Nobody is waited for any more."""
+        with self._joining:
+            self._over = True
         for runner in self._running:
             runner.call.stop()
 
-    def _start(self, runner: Runner[ItemT]) -> None:
-        self._running.append(runner)
-        in_thread(runner, self._sink.put)
+    def _ask_second(self) -> None:
+        """In a thread of its own: open the second model, and ask it if it can still win."""
+        try:
+            runner = self._second()
+        except Exception:
+            return  # the route finds out what is wrong with it when its turn comes
+        if runner is None:
+            return
+        with self._joining:
+            if self._over or self._decided or not self._running:
+                return
+            self._running.append(runner)
+        # Who waits has to know of its deadline.
+        self._sink.put((runner, None, None))
+        _work(runner, self._sink.put)
 
     def _next(self) -> Given[ItemT]:
         """What comes next: an item or an error. On the way a second model may be asked."""
@@ -133,14 +148,16 @@ class _Race(Generic[ItemT]):
                 return self._sink.get(timeout=max(0.0, min(moments) - time.monotonic()))
             except Empty:
                 if late is not None and min(moments) == soonest:
+                    if late.call.deadline is None or late.call.deadline > time.monotonic():
+                        continue  # an item came meanwhile
                     late.call.stop()
                     return late, None, ModelUnavailable(f"{late.model.name} did not answer in time", True)
                 self._hedge_at = None
-                if beside := self._second():
-                    self._start(beside)
+                _thread(self._ask_second)
 
     def _lost(self, runner: Runner[ItemT], error: Exception) -> None:
-        self._running.remove(runner)
+        with self._joining:
+            self._running.remove(runner)
         self._hedge_at = None
         if runner is self._first:
             self._failure = error
@@ -149,7 +166,8 @@ class _Race(Generic[ItemT]):
             self._failure = self._failure or error
 
     def _decide(self, winner: Runner[ItemT]) -> None:
-        self._decided, self._hedge_at = True, None
+        with self._joining:
+            self._decided, self._hedge_at = True, None
         for loser in self._running:
             if loser is not winner:
                 loser.call.stop()
@@ -161,8 +179,12 @@ class _Race(Generic[ItemT]):
 
 def in_thread(runner: Runner[ItemT], put: Put[ItemT]) -> None:
     """Have a thread of its own make a runner's items; `put` gets each, then an error or `End`."""
+    _thread(lambda: _work(runner, put))
+
+
+def _thread(work: Callable[[], None]) -> None:
     context = copy_context()
-    threading.Thread(target=context.run, args=(_work, runner, put), name=THREAD, daemon=True).start()
+    threading.Thread(target=context.run, args=(work,), name=THREAD, daemon=True).start()
 
 
 def _work(runner: Runner[ItemT], put: Put[ItemT]) -> None:
@@ -174,6 +196,7 @@ def _work(runner: Runner[ItemT], put: Put[ItemT]) -> None:
                     if runner.call.stopped:
                         return
                     put((runner, item, None))
+                    runner.renew(item)
             finally:
                 if close := getattr(items, "close", None):
                     close()

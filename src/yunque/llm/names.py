@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from yunque.errors import UserError
-from yunque.llm.providers import PROVIDERS, Provider, base_url_of, is_loopback, is_url, provider_of
+from yunque.llm.providers import PROVIDERS, Provider, base_url_of, data_use_of, is_loopback, is_url
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ def parse_remote(name: str) -> RemoteName | None:
     """The name taken apart, or None for one of the workspace; raises UserError for an address that is none."""
     if is_url(name):
         return _parse_url(name)
-    provider = PROVIDERS.get(provider_of(name))
+    first, slash, model = name.partition("/")
+    provider = PROVIDERS.get(first) if slash else None
     if provider is None:
         return None
-    model = name.partition("/")[2]
     if (
         not model.strip()
         or not model.isprintable()
@@ -42,7 +42,7 @@ def parse_remote(name: str) -> RemoteName | None:
         raise UserError(
             f"{provider.addresses[0]} is {base_url}, where a key would travel in the clear: use https"
         )
-    return RemoteName(name, base_url, model, provider)
+    return RemoteName(name, base_url, model, data_use_of(provider, name, base_url))
 
 
 def _parse_url(url: str) -> RemoteName:

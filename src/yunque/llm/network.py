@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpcore
@@ -22,12 +22,27 @@ from yunque.llm.under_way import UnderWay, under_way
 _ENDS: ContextVar[float | None] = ContextVar("yunque_attempt_ends", default=None)
 
 
+_KEEP_ALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
+    (socket.IPPROTO_TCP, getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+]
+
+
 class OutOfTime(httpcore.TimeoutException):
-    """The whole attempt took too long, or the call's deadline passed."""
+    """The whole attempt took too long, or the call's deadline passed. `reading`: an answer was waited for."""
+
+    reading = False
 
 
 class Stopped(httpcore.NetworkError):
-    """The call was stopped by another thread."""
+    """The call was stopped by another thread. `reading`: an answer was waited for."""
+
+    reading = False
+
+
+class BadProxy(Exception):
+    """The proxy that the environment names cannot be used; the message says why, without its password."""
 
 
 @contextlib.contextmanager
@@ -45,6 +60,13 @@ def bound(response: httpx.Response, ends: float) -> None:
     stream = response.extensions.get("network_stream")
     if isinstance(stream, _Stream):
         stream.ends = ends
+
+
+def hasten(response: httpx.Response, silence: float) -> None:
+    """Let no wait for more of this response take longer than `silence` seconds, whatever its first byte was given."""
+    stream = response.extensions.get("network_stream")
+    if isinstance(stream, _Stream):
+        stream.silence = silence
 
 
 def _wait(timeout: float | None, ends: float | None = None) -> tuple[float | None, UnderWay | None]:
@@ -71,20 +93,29 @@ class _Stream(httpcore.NetworkStream):
     """A connection whose waits are bounded by the call that uses it.
 
     `ends` bounds those in which no `until` is said: the steps of a stream, which others take at their leisure.
+    `silence` bounds each wait for what is read, until something is written: the next request.
     """
 
     def __init__(self, inner: httpcore.NetworkStream) -> None:
         self._inner = inner
         self.ends: float | None = None
+        self.silence: float | None = None
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        timeout, call = _wait(timeout, self.ends)
+        if self.silence is not None:
+            timeout = self.silence if timeout is None else min(timeout, self.silence)
+        try:
+            timeout, call = _wait(timeout, self.ends)
+        except (OutOfTime, Stopped) as error:
+            error.reading = True
+            raise
         if call is None:
             return self._inner.read(max_bytes, timeout)
         with call.stopping(self._break):
             return self._inner.read(max_bytes, timeout)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self.silence = None
         timeout, call = _wait(timeout)
         if call is None:
             return self._inner.write(buffer, timeout)
@@ -160,6 +191,8 @@ class BoundedTransport(httpx.BaseTransport):
             "max_keepalive_connections": 64,
             "keepalive_expiry": 30.0,
             "network_backend": _Network(),
+            # The first byte may take minutes: who went away meanwhile without a word is noticed so.
+            "socket_options": _KEEP_ALIVE,
         }
         parts = urlsplit(base_url)
         if parts.scheme == "https":
@@ -199,13 +232,31 @@ class BoundedTransport(httpx.BaseTransport):
 
 
 def _proxy(scheme: str, host: str) -> dict[str, Any] | None:
-    """The proxy that the environment names for a host, if any, with its password apart."""
+    """The proxy that the environment names for a host, if any, with its password apart; raises BadProxy.
+
+    One that cannot be used is never passed by: the call would go out where nobody wanted it to.
+    """
     address = getproxies().get(scheme) or getproxies().get("all")
     if not address or proxy_bypass(host):
         return None
-    parts = urlsplit(address if "://" in address else f"http://{address}")
+    try:
+        parts = urlsplit(address if "://" in address else f"http://{address}")
+        port, name = parts.port, parts.hostname
+    except ValueError:
+        port, name = None, None
+    if not name:
+        raise BadProxy(f"{scheme}_proxy is not an address: write http://HOST:PORT")
     if parts.scheme not in ("http", "https"):
-        return None
-    auth = (parts.username, parts.password or "") if parts.username else None
-    url = f"{parts.scheme}://{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
-    return {"proxy_url": url, "proxy_auth": auth}
+        raise BadProxy(
+            f"the environment names a {parts.scheme} proxy, and only http and https ones are known: "
+            "name one of these, or put the host into no_proxy"
+        )
+    url = f"{parts.scheme}://{f'[{name}]' if ':' in name else name}"
+    url += f":{port or (443 if parts.scheme == 'https' else 80)}"
+    if parts.username is None:
+        return {"proxy_url": url, "proxy_auth": None}
+    # What an address cannot hold is written as %40 in it.
+    return {
+        "proxy_url": url,
+        "proxy_auth": (unquote(parts.username).encode(), unquote(parts.password or "").encode()),
+    }

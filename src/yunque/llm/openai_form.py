@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from yunque.errors import UserError
 from yunque.generate.config import ChoiceFormat, Format, GenerationConfig, JsonFormat, RegexFormat, ToolFormat
 from yunque.llm.face import Message, ToolCallPart, Usage
-from yunque.llm.wire import Settings, asked_settings, count
+from yunque.llm.wire import Settings, asked_settings, told_tokens
 
 # OpenAI's own names, and those that vLLM gave to what OpenAI does not have; Yunque knows all of them.
 COMPATIBLE: Settings = {
@@ -182,36 +183,70 @@ def accepted_id(id: str) -> str:
     return "call_" + hashlib.sha256(id.encode("utf-8", errors="replace")).hexdigest()[:24]
 
 
-def told_calls(said: Any) -> tuple[ToolCallPart, ...]:
-    """The pieces of calls in a message, or in the piece of one; raises TypeError or KeyError for something else."""
-    parts: list[ToolCallPart] = []
-    for place, call in enumerate(said.get("tool_calls") or ()):
+class Calls:
+    """Puts the calls of one answer in order. Not every server numbers them as it should: where a piece brings another
+    id and a name it begins another call, whatever its number, and a piece without a number goes on with the last."""
+
+    def __init__(self) -> None:
+        self._open: dict[object, ToolCallPart] = {}
+        """The last call that began under each number of the server's."""
+        self._count = 0
+        self._last: object = None
+
+    def told(self, said: Any, whole: bool = False) -> tuple[ToolCallPart, ...]:
+        """The pieces of calls in a message, or in the piece of one; raises TypeError for what is no call.
+
+        In a `whole` answer each is a call by itself.
+        """
+        return tuple(self._part(call, whole) for call in said.get("tool_calls") or ())
+
+    def _part(self, call: Any, whole: bool) -> ToolCallPart:
         function = call.get("function") or {}
-        number, name = call.get("index", place), function.get("name")
+        number, id, name = call.get("index"), call.get("id") or "", function.get("name") or ""
         arguments = function.get("arguments") or ""
         # Ollama's own shape has the arguments as an object.
         if isinstance(arguments, dict):
             import json
 
             arguments = json.dumps(arguments, ensure_ascii=False)
-        if number is None:
-            number = place
-        if not isinstance(number, int) or not isinstance(arguments, str):
+        if not all(isinstance(each, str) for each in (id, name, arguments)):
             raise TypeError("no call of a tool")
-        if name is not None and not isinstance(name, str):
-            raise TypeError("no call of a tool")
-        parts.append(ToolCallPart(number, arguments, str(call.get("id") or "") if name else None, name))
-    return tuple(parts)
+        known = self._open.get(self._last if number is None else number)
+        if whole or known is None or _begins_another(known, number, id, name):
+            if not name:
+                raise TypeError("a call without a name")
+            # A result is told by the id of its call.
+            id = id or f"call_{secrets.token_hex(12)}"
+            known = ToolCallPart(self._count, arguments, id, name)
+            self._count += 1
+            self._last = known.number if number is None else number
+            self._open[self._last] = known
+            return known
+        if number is not None:
+            self._last = number
+        return ToolCallPart(known.number, arguments)
+
+
+def _begins_another(known: ToolCallPart, number: object, id: str, name: str) -> bool:
+    """Whether a piece that comes under the number of a known call is the first of another.
+
+    Some servers repeat a call's id and name with each of its pieces, some give each piece an id of its own.
+    """
+    if not name:
+        return False
+    return id != known.id if id else number is None or name != known.name
 
 
 def told_usage(body: dict[str, Any]) -> Usage | None:
     """The tokens, if they were told; those of the cache are part of the prompt's."""
     usage = body.get("usage")
-    if not isinstance(usage, dict) or not isinstance(usage.get("prompt_tokens"), int):
+    if not isinstance(usage, dict) or usage.get("prompt_tokens") is None:
         return None
     details = usage.get("prompt_tokens_details")
     details = details if isinstance(details, dict) else {}
-    prompt = count(usage["prompt_tokens"])
-    cached = min(prompt, count(details.get("cached_tokens")))
-    written = min(prompt - cached, count(details.get("cache_write_tokens")))
-    return Usage(prompt, count(usage.get("completion_tokens")), cached, written)
+    return told_tokens(
+        usage["prompt_tokens"],
+        usage.get("completion_tokens"),
+        details.get("cached_tokens"),
+        details.get("cache_write_tokens"),
+    )

@@ -11,11 +11,11 @@ from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig, ToolFormat
 from yunque.llm.face import FinishReason, Message, Prompt, ToolCallPart, Usage
 from yunque.llm.openai_form import (
+    Calls,
     Dialect,
     asked_form,
     asked_messages,
     openai_settings,
-    told_calls,
     told_usage,
 )
 from yunque.llm.wire import BROKEN, BadReply, Problem, Request, Said
@@ -26,8 +26,11 @@ _REASONS: dict[str, FinishReason] = {
     "function_call": "tool_calls",
     "length": "length",
 }
-# Not OpenAI's words, but those of servers that tell so that they gave up.
-_FAILED = ("error", "abort")
+# Not OpenAI's words, but those of servers that tell so that they gave up ("error", "model_error", "abort"...).
+_FAILED = re.compile(r"error|abort|fail|cancel", re.IGNORECASE)
+_NO_CREDIT = ("insufficient_quota", "billing_hard_limit_reached")
+_BAD_KEYS = ("invalid_api_key", "authentication_error", "permission_error", "account_deactivated")
+_WRONG_REQUESTS = ("invalid_request_error", "model_not_found", "not_found_error")
 _OVERFLOWS = ("context_length_exceeded", "exceed_context_size_error")
 _OVERFLOW_WORDS = re.compile(
     r"context (?:length|window|size)|prompt is too long|input tokens exceed|exceeds? the context",
@@ -80,10 +83,10 @@ class OpenAIWire:
     def answer(self, body: dict[str, Any]) -> Said:
         """A whole answer of either kind."""
         try:
-            choice = body["choices"][0]
+            choice = _first(body["choices"]) or body["choices"][0]
             message = choice.get("message")
             text = choice["text"] if message is None else message.get("content")
-            said = _said(choice, message or {}, text)
+            said = _said(choice, message or {}, text, Calls().told(message or {}, whole=True))
         except BROKEN:
             raise BadReply(NO_COMPLETION) from None
         said.usage = told_usage(body)
@@ -105,7 +108,12 @@ class OpenAIWire:
         kind = str(error.get("code") or error.get("type") or "")
         overflow = kind in _OVERFLOWS or error.get("type") in _OVERFLOWS
         overflow = overflow or (status in (400, 413, 422) and bool(_OVERFLOW_WORDS.search(message)))
-        again = kind not in ("insufficient_quota", "billing_hard_limit_reached")
+        again = kind not in _NO_CREDIT
+        told = {kind, error.get("type")} if isinstance(error.get("type"), str) else {kind}
+        if told & {*_BAD_KEYS}:
+            kind, again = "bad_key", False
+        elif not status and told & {*_WRONG_REQUESTS}:
+            again = False  # an error that came as an answer has no status that would say so
         setting = (
             refused_setting(message, error.get("param")) if status in (400, 422) and not overflow else ""
         )
@@ -118,23 +126,29 @@ class OpenAIReader:
     """Reads the chunks of a streamed completion."""
 
     def __init__(self) -> None:
+        self.finished = False
         self.ended = False
         self._usage: Usage | None = None
+        self._calls = Calls()
 
     def read(self, event: dict[str, Any]) -> Said:
         """One chunk."""
         if event.get("usage"):
-            self._usage = told_usage(event) or self._usage
+            self._usage = told_usage(event)
         choices = event.get("choices")
         if not choices:
             if choices is None and "usage" not in event:
                 raise BadReply("streamed JSON that is not a completion")
+            # Figures alone, after the end, are the last thing before [DONE], which some servers do not send.
+            self.ended = self.finished and self._usage is not None
             return Said()
         try:
-            choice = choices[0]
+            choice = choices[0] if len(choices) == 1 and not choices[0].get("index") else _first(choices)
+            if choice is None:
+                return Said()  # of another answer than the one that was asked for
             delta = choice.get("delta")
             if delta is None:
-                return _said(choice, {}, choice.get("text"))
+                return self._ending(_said(choice, {}, choice.get("text")))
             # The way of nearly every chunk.
             if (
                 len(delta) == 1
@@ -142,16 +156,28 @@ class OpenAIReader:
                 and not choice.get("finish_reason")
             ):
                 return Said(text)
-            return _said(choice, delta, delta.get("content"))
+            calls = self._calls.told(delta) if delta.get("tool_calls") else ()
+            return self._ending(_said(choice, delta, delta.get("content"), calls))
         except BROKEN:
             raise BadReply("streamed JSON that is not a completion") from None
+
+    def _ending(self, said: Said) -> Said:
+        self.finished = self.finished or said.reason is not None
+        return said
 
     def usage(self) -> Usage | None:
         """The tokens, once the chunk that tells them came."""
         return self._usage
 
 
-def _said(choice: dict[str, Any], message: dict[str, Any], text: object) -> Said:
+def _first(choices: Any) -> dict[str, Any] | None:
+    """The answer that was asked for, of several that a server gives all the same."""
+    return next((each for each in choices if not each.get("index")), None)
+
+
+def _said(
+    choice: dict[str, Any], message: dict[str, Any], text: object, calls: tuple[ToolCallPart, ...] = ()
+) -> Said:
     """Raises TypeError for what is no text."""
     text = "" if text is None else text
     if isinstance(text, list):  # parts of content, which some servers send
@@ -159,10 +185,11 @@ def _said(choice: dict[str, Any], message: dict[str, Any], text: object) -> Said
     if not isinstance(text, str):
         raise TypeError("no text")
     reason, refusal = choice.get("finish_reason"), message.get("refusal")
-    calls: tuple[ToolCallPart, ...] = told_calls(message) if message.get("tool_calls") else ()
-    if reason in _FAILED:
-        raise BadReply(f"broke off in the middle of its answer ({reason})")
-    said = Said(text, calls, _REASONS.get(reason, "stop") if isinstance(reason, str) else None)
+    if isinstance(reason, str) and _FAILED.search(reason):
+        raise BadReply(f"broke off in the middle of its answer ({reason[:40]})")
+    # Some servers say "" or "null" until the end.
+    told = reason if isinstance(reason, str) and reason not in ("", "null") else None
+    said = Said(text, calls, None if told is None else _REASONS.get(told, "stop"))
     if isinstance(refusal, str) and refusal:
         said.declined = refusal
     elif reason == "content_filter":

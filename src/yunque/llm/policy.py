@@ -147,6 +147,7 @@ class _Wire:
         self._redaction = Redaction()
         self._check = check
         self._json = False
+        self._numbers: set[str] = set()
 
     @property
     def found(self) -> bool:
@@ -194,7 +195,7 @@ class _Wire:
         match form:
             case JsonFormat():
                 self._json = True
-                changed["format"] = form.model_copy(update={"json_schema": self._value(form.json_schema)})
+                changed["format"] = form.model_copy(update={"json_schema": self._schema(form.json_schema)})
             case ChoiceFormat():
                 changed["format"] = ChoiceFormat(options=tuple(map(self.text, form.options)))
             case ToolFormat():
@@ -202,7 +203,7 @@ class _Wire:
                     tool.model_copy(
                         update={
                             "description": self.text(tool.description),
-                            "parameters": self._value(tool.parameters),
+                            "parameters": self._schema(tool.parameters),
                         }
                     )
                     for tool in form.tools
@@ -239,7 +240,7 @@ class _Wire:
                     texts.clear()
                     calls.clear()
                 if chunk.text or chunk.finish_reason:
-                    held = texts.setdefault(chunk.index, _Held(lambda text: self._restore(text, self._json)))
+                    held = texts.setdefault(chunk.index, self._held(self._json))
                     chunk = replace(chunk, text=held.next(chunk.text, bool(chunk.finish_reason)))
                 if chunk.tool_calls or (calls and chunk.finish_reason):
                     chunk = replace(chunk, tool_calls=self._restored_parts(chunk, calls))
@@ -253,7 +254,7 @@ class _Wire:
     ) -> tuple[ToolCallPart, ...]:
         parts = []
         for part in chunk.tool_calls:
-            held = calls.setdefault((chunk.index, part.number), _Held(lambda text: self._restore(text, True)))
+            held = calls.setdefault((chunk.index, part.number), self._held(True))
             parts.append(replace(part, arguments=held.next(part.arguments, False)))
         if chunk.finish_reason:
             for (index, number), held in calls.items():
@@ -262,12 +263,39 @@ class _Wire:
         return tuple(parts)
 
     def _restore(self, text: str, as_json: bool) -> str:
-        """The text with its values; inside of JSON a value is written as JSON writes a text."""
+        """The text with its values; inside of JSON a value is written as JSON writes a text, or as the number that it
+        was."""
         if not as_json:
             return self._redaction.restore(text)
+        if self._numbers:
+            text = _QUOTED.sub(self._number, text)
         return _PLACEHOLDER.sub(
             lambda match: json.dumps(self._redaction.restore(match[0]), ensure_ascii=False)[1:-1], text
         )
+
+    def _number(self, quoted: re.Match[str]) -> str:
+        value = self._redaction.restore(quoted[1])
+        # It may have been met first as a text, in another spelling.
+        is_number = quoted[1].upper() in self._numbers and _JSON_NUMBER.fullmatch(value)
+        return value if is_number else quoted[0]
+
+    def _held(self, as_json: bool) -> "_Held":
+        begun = _BEGUN_QUOTED if as_json and self._numbers else _BEGUN
+        return _Held(lambda text: self._restore(text, as_json), begun)
+
+    def _schema(self, value: Any) -> Any:
+        """A JSON schema with placeholders. Its bounds stay: a schema with a text for a bound is none, and a bound
+        is nobody's number."""
+        if isinstance(value, Mapping):
+            return {
+                self.text(str(name)): inner
+                if name in _BOUNDS and isinstance(inner, int | float)
+                else self._schema(inner)
+                for name, inner in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [self._schema(inner) for inner in value]
+        return self._value(value)
 
     def _text_or_json(self, text: str) -> str:
         """A text, or JSON, in which letters may be written as \\u0040: those are read before they are searched."""
@@ -296,29 +324,47 @@ class _Wire:
         if isinstance(value, int | float) and not isinstance(value, bool):
             written = str(value)
             redacted = self.text(written)
-            return value if redacted == written else redacted
+            if redacted == written:
+                return value
+            if _PLACEHOLDER.fullmatch(redacted):
+                self._numbers.add(redacted.upper())
+            return redacted
         return value
 
 
 _NAMES = "|".join((*KINDS, "MARK"))
 _PLACEHOLDER = re.compile(rf"\[(?:{_NAMES})-\d{{1,6}}\]", re.IGNORECASE)
 _BEGINNINGS = sorted({name[:length] for name in (*KINDS, "MARK") for length in range(len(name) + 1)})
+_JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?")
+_QUOTED = re.compile(rf'"({_PLACEHOLDER.pattern})"', re.IGNORECASE)
 _BEGUN = re.compile(rf"\[(?:(?:{'|'.join(_BEGINNINGS)})|(?:{_NAMES})-\d{{0,6}})\Z", re.IGNORECASE)
+
+
+_ENDS_QUOTED = re.compile(_QUOTED.pattern + r"\Z", re.IGNORECASE)
+# The same with the quote before it, until the quote after it.
+_BEGUN_QUOTED = re.compile(
+    rf'(?:{_BEGUN.pattern})|"(?:{_PLACEHOLDER.pattern}|{_BEGUN.pattern})?\Z', re.IGNORECASE
+)
+_BOUNDS = frozenset(
+    f"{which}{what}" for which in ("min", "max") for what in ("Length", "Items", "Properties", "Contains")
+) | {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
 
 
 class _Held:
     """A text that comes in pieces, of which the end is held back while it may be half of a placeholder."""
 
-    def __init__(self, restore: Callable[[str], str]) -> None:
-        self._restore = restore
+    def __init__(self, restore: Callable[[str], str], begun: re.Pattern[str] = _BEGUN) -> None:
+        self._restore, self._begun = restore, begun
         self._rest = ""
 
     def next(self, text: str, last: bool) -> str:
         """What can be told by now; all of it with the `last` piece."""
         text = self._rest + text
-        begun = None if last else _BEGUN.search(text, max(0, len(text) - _LONGEST))
+        begun = None if last else self._begun.search(text, max(0, len(text) - _LONGEST))
+        if begun and begun[0] == '"' and _ENDS_QUOTED.search(text, max(0, len(text) - _LONGEST)):
+            begun = None  # the quote after a placeholder, not before one
         self._rest = text[begun.start() :] if begun else ""
         return self._restore(text[: begun.start()] if begun else text)
 
 
-_LONGEST = max(map(len, KINDS)) + len("[-999999")
+_LONGEST = max(map(len, KINDS)) + len('"[-999999]')

@@ -13,6 +13,7 @@ from typing import Any
 
 from yunque.llm.face import Cost, Usage
 from yunque.llm.names import RemoteName, parse_remote
+from yunque.llm.providers import runs_elsewhere
 
 _IDS = {"openai": "openai", "anthropic": "anthropic", "gemini": "google"}
 # What runs on a machine of your own has no price by the token.
@@ -82,9 +83,9 @@ def list_price(name: str) -> ListPrice | None:
 
 
 def _is_own(name: RemoteName) -> bool:
-    """Whether the model runs on this machine; ollama passes those that end in `cloud` on."""
+    """Whether the model runs on this machine."""
     own = name.provider is not None and name.provider.name in _OWN and name.on_this_machine
-    return own and not name.model.endswith("cloud")
+    return own and not runs_elsewhere(name.name)
 
 
 @dataclass(frozen=True)

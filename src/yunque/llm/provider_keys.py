@@ -21,7 +21,8 @@ class NoKey(Exception):
 def key_finder(name: RemoteName, kept: ProviderKeys | None) -> Callable[[], str]:
     """What tells the key for each call to a model: "" where none is needed and none was found.
 
-    It raises NoKey, and UserError for a key that cannot be one.
+    It raises NoKey, and UserError for a key that cannot be one or be opened: of a model that is asked, both are
+    ModelUnavailable, since another one may answer.
     """
     return lambda: _key(name, kept)
 

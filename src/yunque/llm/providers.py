@@ -4,7 +4,7 @@ import difflib
 import ipaddress
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -21,7 +21,7 @@ class Provider:
     counts. `version` is what its base URLs end in. `data_use` says in a sentence what it does with what an API call
     sends, as `data_source` told on the day `data_read`: its default, a contract may say otherwise. `data_rank`:
     0 stays on this machine, 1 goes to a server of your own, 2 is kept for a while, 3 may be used to train, or be read
-    by people.
+    by people, 4 is not known.
     """
 
     name: str
@@ -96,8 +96,8 @@ PROVIDERS: Mapping[str, Provider] = {
             "/v1",
             ("OLLAMA_API_KEY",),
             ("OLLAMA_HOST",),
-            _OWN + " A model whose name ends in `cloud` runs at ollama.com.",
-            _OWN_ES + " Un modelo cuyo nombre acaba en `cloud` funciona en ollama.com.",
+            _OWN,
+            _OWN_ES,
             1,
             needs_key=False,
             example="ollama/llama3.2",
@@ -130,6 +130,9 @@ PROVIDERS: Mapping[str, Provider] = {
         ),
     )
 }
+UNKNOWN_RANK = 4
+OLLAMA_CLOUD = "ollama.com"
+"""Who answers for the models that Ollama passes on."""
 _LOCAL_KINDS = ("model", "adapter")
 # Names that people write without their provider.
 _KNOWN_STARTS = {"gpt-": "openai", "o1": "openai", "o3": "openai", "o4": "openai", "claude": "anthropic"}
@@ -142,8 +145,9 @@ def is_url(name: str) -> bool:
 
 
 def provider_of(name: str) -> str:
-    """Who answers for the model called `name`: a provider of the table, `host:port` for an address, `scripted`, or
-    `local` for a model of the workspace. A name that is none of these counts as local."""
+    """Who answers for the model called `name`: a provider of the table, `ollama.com` for what Ollama passes on,
+    `host:port` for an address, `scripted`, or `local` for a model of the workspace. A name that is none of these
+    counts as local."""
     if is_url(name):
         parts = urlsplit(name)
         try:
@@ -154,7 +158,48 @@ def provider_of(name: str) -> str:
     if name.startswith("scripted:") or name == "scripted":
         return "scripted"
     first, slash, _ = name.partition("/")
+    if runs_elsewhere(name):
+        return OLLAMA_CLOUD
     return first if slash and first in PROVIDERS else "local"
+
+
+def runs_elsewhere(name: str) -> bool:
+    """Whether a model is passed on by the server of your own that answers for it: Ollama's `...cloud`, to ollama.com.
+
+    It has another's price, and another's word about what becomes of a text.
+    """
+    if not name.startswith("ollama/"):
+        return False
+    # With the port, the path and the scheme as OLLAMA_HOST may have them.
+    host = os.environ.get("OLLAMA_HOST", "").strip().lower().rpartition("//")[2]
+    return name.lower().endswith("cloud") or host.partition("/")[0].partition(":")[0] == OLLAMA_CLOUD
+
+
+def data_use_of(provider: Provider, name: str, base_url: str) -> Provider:
+    """The provider with what holds for this model at this address, which the environment may have set."""
+    if runs_elsewhere(name):
+        return replace(
+            provider,
+            data_use="Runs at ollama.com: not used for training; how long it is kept is not said.",
+            data_use_es="Funciona en ollama.com: no se usa para entrenar; no se dice cuánto se guarda.",
+            data_source="https://docs.ollama.com/cloud",
+            data_read="2026-11-22",
+            data_rank=2,
+        )
+    host, usual = urlsplit(base_url).hostname or "", urlsplit(provider.base_url).hostname or ""
+    if not provider.needs_key or host == usual or host.endswith(f".{usual}"):
+        return provider
+    variable = next(
+        (each for each in provider.addresses if os.environ.get(each, "").strip()), "the environment"
+    )
+    return replace(
+        provider,
+        data_use=f"{variable} sends it to {host} instead: what is kept there, and who is asked, is not known.",
+        data_use_es=f"{variable} lo envía a {host}: no se sabe qué se guarda allí ni a quién se pregunta.",
+        data_rank=UNKNOWN_RANK,
+        data_source="",
+        data_read="",
+    )
 
 
 def base_url_of(provider: Provider) -> str:

@@ -3,8 +3,10 @@
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig, ToolFormat
 from yunque.llm.face import (
     Chunk,
@@ -23,8 +25,22 @@ from yunque.llm.names import RemoteName
 from yunque.llm.prices import cost_of
 from yunque.llm.provider_keys import NoKey, key_advice
 from yunque.llm.providers import provider_of
-from yunque.llm.transport import Patience, Refused, Transport, WholeAnswer
-from yunque.llm.wire import BadReply, Declined, Problem, Reader, Request, Said, Wire, Wrapping
+from yunque.llm.transport import ALIVE, Patience, Refused, Transport, WholeAnswer
+from yunque.llm.under_way import under_way
+from yunque.llm.wire import (
+    ADDED_BY_A_PROVIDER,
+    ADDED_BY_A_SERVER,
+    BadReply,
+    Declined,
+    Problem,
+    Reader,
+    Request,
+    Said,
+    Unanswered,
+    Wire,
+    Wrapping,
+    is_possible,
+)
 
 # A model that takes none of the settings that it was asked with is asked that often until they are all left out.
 _MOST_LEFT_OUT = 6
@@ -40,7 +56,9 @@ class RemoteModel:
     `local` is False for an address of this machine too: where a server sends the text on to cannot be known.
 
     A model that says that it does not take a setting is asked at once without it, from then on always, and the answer
-    carries a note. Usage that is not told is estimated, at one token for four bytes of UTF-8.
+    carries a note. Usage that is not told, or cannot be true, is estimated, at one token for four bytes of UTF-8.
+    A stream has an empty Chunk for each sign of life that adds no text (a thought, a ping, a piece of an answer that
+    is only told whole): who waits for it can count the silence from there.
     """
 
     local = False
@@ -106,25 +124,28 @@ class RemoteModel:
             raise self._error(refused) from None
 
     def unavailable(self, what: str, again: bool = False) -> ModelUnavailable:
-        """That the model did something which is no answer."""
-        return self._transport.unavailable(what, again)
+        """That the model did something which is no answer, to a request that was sent."""
+        return self._transport.unavailable(what, again, sent=True)
 
     def _headers(self) -> dict[str, str]:
         try:
             return self.wire.headers(self._key())
         except NoKey as error:
             raise ModelUnavailable(f"{self.name} {error}") from None
+        except UserError as error:
+            # A key that cannot be one is this model's trouble; another model may answer.
+            raise ModelUnavailable(f"{self.name} cannot be asked: {error}") from None
 
     # Whole answers ------------------------------------------------------------------------------------------------
 
     def _whole(self, ask: Callable[[], Request], config: GenerationConfig, prompt: Prompt) -> Completion:
-        for request in self._requests(ask):
+        for asked in self._requests(ask, config, prompt):
             try:
-                body = self._transport.whole(request.path, self._headers(), request.body)
+                body = self._transport.whole(asked.request.path, self._headers(), asked.request.body)
             except Refused as refused:
-                self._adapt(refused)
+                self._adapt(refused, asked)
                 continue
-            return self._completion(self._read(body), request, config, prompt)
+            return self._completion(self._read(body), asked)
         raise AssertionError("the last request returns or raises")
 
     def _read(self, body: object) -> Said:
@@ -137,109 +158,125 @@ class RemoteModel:
         except BadReply as error:
             raise self.unavailable(str(error), again=True) from None
 
-    def _completion(
-        self, said: Said, request: Request, config: GenerationConfig, prompt: Prompt
-    ) -> Completion:
-        usage = said.usage or _estimated(prompt, said.text)
+    def _completion(self, said: Said, asked: "_Asked") -> Completion:
+        told, usage = asked.used(said.usage, said.text + _told(said))
         cost = cost_of(self.at, usage)
         if said.declined:
             raise self._declined(said.declined, usage, cost)
-        text = Wrapping([said.text]).unwrapped() if request.wrapped else said.text
+        text = Wrapping([said.text]).unwrapped() if asked.request.wrapped else said.text
         reason: FinishReason = said.reason or "stop"
         calls = joined_calls(said.calls)
-        return Completion(text, self.name, reason, usage, calls, cost, self._note(config, said.usage))
+        return Completion(text, self.name, reason, usage, calls, cost, self._note(asked, told))
 
     # Streams ------------------------------------------------------------------------------------------------------
 
     def _streamed(
         self, ask: Callable[[], Request], config: GenerationConfig, prompt: Prompt
     ) -> Iterator[Chunk]:
+        requests = self._requests(ask, config, prompt)
         # What is wrong with the request is told here, not when the first piece is waited for.
-        first = ask()
-        return self._chunks(first, ask, config, prompt)
+        return self._chunks(next(requests), requests)
 
-    def _chunks(
-        self, first: Request, ask: Callable[[], Request], config: GenerationConfig, prompt: Prompt
-    ) -> Iterator[Chunk]:
-        for request in self._requests(ask, first):
+    def _chunks(self, asked: "_Asked", later: Iterator["_Asked"]) -> Iterator[Chunk]:
+        while True:
             reader = self.wire.reader()
-            events = self._transport.stream(request.path, self._headers(), request.body, reader)
+            events = self._transport.stream(asked.request.path, self._headers(), asked.request.body, reader)
+            heard = _Heard()
             try:
                 try:
-                    yield from self._told(events, reader, request, config, prompt)
+                    yield from self._told(events, reader, asked, heard)
+                except Unanswered as error:
+                    self._add_usage(error, reader, asked, heard)
+                    raise
                 except Refused as refused:
                     # Before the first event, so nothing was told yet.
-                    self._adapt(refused)
+                    self._adapt(refused, asked)
+                    asked = next(later)
                     continue
             finally:
                 events.close()  # type: ignore[attr-defined]  # it is a generator
             return
 
+    def _add_usage(self, error: Unanswered, reader: Reader, asked: "_Asked", heard: "_Heard") -> None:
+        """What a broken stream has used, if the provider told of it before: the prompt, and what was written."""
+        told = reader.usage()
+        if told is not None:
+            written = _estimated("", "".join(heard.written)).completion_tokens
+            told = replace(told, completion_tokens=max(told.completion_tokens, written))
+            if asked.can_have_used(told, ""):
+                error.usage, error.cost = told, cost_of(self.at, told)
+
     def _told(
-        self,
-        events: Iterator[Any],
-        reader: Reader,
-        request: Request,
-        config: GenerationConfig,
-        prompt: Prompt,
+        self, events: Iterator[Any], reader: Reader, asked: "_Asked", heard: "_Heard"
     ) -> Iterator[Chunk]:
-        texts: list[str] = []
-        read, wrapped = reader.read, request.wrapped
-        reason: FinishReason | None = None
-        declined = ""
-        told: Usage | None = None
-        for event in events:
-            if event is None:
-                break
+        wrapped = asked.request.wrapped
+        for event in self._until_the_end(events, heard):
+            if event is ALIVE:
+                yield Chunk("")
+                continue
+            said = self._said(event, reader)
             if type(event) is WholeAnswer:
-                said = self._read(event.body)
-                told = said.usage
+                heard.usage = said.usage
+            if heard.hear(said) and not wrapped:
+                yield Chunk(said.text, tool_calls=said.calls)
             else:
-                if type(event) is not dict or "error" in event:
-                    self._raise_if_error(event)
-                try:
-                    said = read(event)
-                except BadReply as error:
-                    raise self.unavailable(str(error), again=True) from None
-            reason = said.reason or reason
-            declined = declined or said.declined
-            if said.text or said.calls:
-                texts.append(said.text)
-                if not wrapped:
-                    yield Chunk(said.text, tool_calls=said.calls)
+                yield Chunk("")
             if reader.ended:
                 break
-        if reason is None:
+        if heard.reason is None:
             raise self.unavailable("broke off in the middle of its answer", again=True)
-        told = reader.usage() or told
-        usage = told or _estimated(prompt, "".join(texts))
+        told, usage = asked.used(reader.usage() or heard.usage, "".join(heard.written))
         cost = cost_of(self.at, usage)
-        if declined:
-            raise self._declined(declined, usage, cost)
+        if heard.declined:
+            raise self._declined(heard.declined, usage, cost)
         if wrapped:
-            yield Chunk(Wrapping(texts).unwrapped())
-        yield Chunk("", reason, usage, self.name, cost=cost, note=self._note(config, told))
+            yield Chunk(Wrapping(heard.texts).unwrapped())
+        yield Chunk("", heard.reason, usage, self.name, cost=cost, note=self._note(asked, told))
         for _ in events:
             pass  # what follows the end is not read, but the connection is left in order
 
-    def _raise_if_error(self, event: object) -> None:
+    def _until_the_end(self, events: Iterator[Any], heard: "_Heard") -> Iterator[Any]:
+        """The events up to the mark of the end. Once the reason of the end is known, nothing that breaks is one."""
+        try:
+            for event in events:
+                if event is None:
+                    return
+                yield event
+        except ModelUnavailable:
+            call = under_way()
+            if heard.reason is None or (call is not None and call.stopped):
+                raise
+
+    def _said(self, event: object, reader: Reader) -> Said:
+        if type(event) is WholeAnswer:
+            return self._read(event.body)
         if not isinstance(event, dict):
             raise self.unavailable("streamed JSON that is not a completion", again=True)
-        if event["error"]:
+        if event.get("error"):
             raise self._broken_off(self.wire.problem(0, event), "broke off with an error")
+        try:
+            return reader.read(event)
+        except BadReply as error:
+            raise self.unavailable(str(error), again=True) from None
 
     # Refusals -----------------------------------------------------------------------------------------------------
 
-    def _requests(self, ask: Callable[[], Request], first: Request | None = None) -> Iterator[Request]:
+    def _requests(
+        self, ask: Callable[[], Request], config: GenerationConfig, prompt: Prompt
+    ) -> Iterator["_Asked"]:
         """The request, and again each time that a setting had to be left out of it."""
-        yield first or ask()
-        for _ in range(_MOST_LEFT_OUT):
-            yield ask()
+        hosted = self.at.provider is not None and self.at.provider.needs_key
+        added = ADDED_BY_A_PROVIDER if hosted else ADDED_BY_A_SERVER
+        for number in range(_MOST_LEFT_OUT + 1):
+            # Before the request is written: another thread may learn of a setting meanwhile.
+            left_out = frozenset(self.wire.left_out.copy())
+            yield _Asked(ask(), left_out, config, prompt, added, number == _MOST_LEFT_OUT)
 
-    def _adapt(self, refused: Refused) -> None:
+    def _adapt(self, refused: Refused, asked: "_Asked") -> None:
         """Leave out what the model said that it does not take; raises the error where it is about something else."""
         problem = self.wire.problem(refused.status, refused.body)
-        if not problem.setting or problem.setting in self.wire.left_out:
+        # Another call may have learned of it since this one was sent; only what was left out then is no remedy.
+        if not problem.setting or problem.setting in asked.left_out or asked.last:
             raise self._error(refused) from None
         self.wire.left_out.add(problem.setting)
 
@@ -253,11 +290,15 @@ class RemoteModel:
         after = refused.after if refused.after is not None else problem.after
         again = refused.again and (status >= 500 or problem.again or not problem.kind)
         if status in (401, 403) or problem.kind == "bad_key":
-            return self.unavailable(f"refused the API key (status {status}; {key_advice(self.at)}){told}")
+            return self._transport.unavailable(
+                f"refused the API key (status {status}; {key_advice(self.at)}){told}"
+            )
         if status == 404:
-            return self.unavailable(f"does not know this model, or has no such API (status 404){told}")
+            return self._transport.unavailable(
+                f"does not know this model, or has no such API (status 404){told}"
+            )
         if 300 <= status < 400:
-            return self.unavailable(
+            return self._transport.unavailable(
                 f"wants to send us elsewhere (status {status}); use the address it moved to"
             )
         return self._transport.unavailable(
@@ -269,8 +310,10 @@ class RemoteModel:
         if problem.overflow:
             return self._overflow(problem)
         words = self._words(problem.message)
+        if problem.kind == "bad_key":
+            return self._transport.unavailable(f"refused the API key ({key_advice(self.at)}){words}")
         what = how + words if how.endswith("error") else f"{how} with an error{words}"
-        return self._transport.unavailable(what, problem.again or not problem.kind, problem.after)
+        return self._transport.unavailable(what, problem.again or not problem.kind, problem.after, sent=True)
 
     def _overflow(self, problem: Problem) -> ContextOverflow:
         return ContextOverflow(
@@ -296,19 +339,69 @@ class RemoteModel:
             return ""
         return ": " + (line if len(line) <= 300 else line[:299] + "…")
 
-    def _note(self, config: GenerationConfig, told: Usage | None) -> str:
+    def _note(self, asked: "_Asked", told: Usage | None) -> str:
         """What a user should know of how the answer came about."""
-        if not self.wire.left_out and told is not None:
+        if not asked.left_out and told is not None:
             return ""
         notes: list[str] = []
-        asked = [name for name in sorted(self.wire.left_out) if _was_asked(name, config)]
-        if asked:
-            notes.append(f"{self.name} takes no {', '.join(asked)}; its own settings were used.")
-        if "reasoning_effort" in self.wire.left_out and isinstance(config.format, ToolFormat):
+        missed = [name for name in sorted(asked.left_out) if _was_asked(name, asked.config)]
+        if missed:
+            notes.append(f"{self.name} takes no {', '.join(missed)}; its own settings were used.")
+        if "reasoning_effort" in asked.left_out and isinstance(asked.config.format, ToolFormat):
             notes.append(f"{self.name} takes tools only without reasoning, which was switched off.")
         if told is None:
             notes.append(f"{self.name} did not tell its usage; it was estimated.")
         return " ".join(notes)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request, what it was made of, and the settings that were left out when it was written."""
+
+    request: Request
+    left_out: frozenset[str]
+    config: GenerationConfig
+    prompt: Prompt
+    added: int
+    """Tokens that may have come to the prompt on the other side."""
+    last: bool
+
+    def used(self, told: Usage | None, written: str) -> tuple[Usage | None, Usage]:
+        """The usage that was told, if it can be true, and the one to go by."""
+        if told is not None and not self.can_have_used(told, written):
+            told = None
+        return told, told or _estimated(self.prompt, written)
+
+    def can_have_used(self, told: Usage, written: str) -> bool:
+        """Whether this usage can be true of an answer of this text."""
+        return is_possible(told, self.request, written, self.config.max_new_tokens, self.added)
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What a stream has told so far; `written` is all that was written, the arguments of calls too."""
+
+    texts: list[str] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
+    reason: FinishReason | None = None
+    declined: str = ""
+    usage: Usage | None = None
+
+    def hear(self, said: Said) -> bool:
+        """Whether it adds to the answer."""
+        self.reason = said.reason or self.reason
+        # A refusal is streamed in pieces too.
+        self.declined += said.declined
+        if not said.text and not said.calls:
+            return False
+        self.texts.append(said.text)
+        self.written.append(said.text + _told(said) if said.calls else said.text)
+        return True
+
+
+def _told(said: Said) -> str:
+    """The calls, as a model writes them."""
+    return "".join((part.name or "") + part.arguments for part in said.calls)
 
 
 def _was_asked(name: str, config: GenerationConfig) -> bool:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 # What the providers take in one request: Gemini 100, OpenAI 2048 (but no more tokens than 300 000).
 _MOST_TEXTS = {"gemini": 100, "openai": 256}
 
+# Marks of begin and end, and words that a model wants before a text.
+_MOST_ADDED = 64
+
 
 def embed(model: "RemoteModel", texts: Sequence[Prompt]) -> Embeddings:
     """A vector of length 1 for each text, asked for in groups; raises UserError where the API has none."""
@@ -45,11 +48,13 @@ def _openai(model: "RemoteModel", texts: Sequence[Prompt]) -> tuple[list[list[fl
     body = model.ask("/embeddings", {"model": model.at.model, "input": asked, "encoding_format": "float"})
     try:
         rows = sorted(body["data"], key=lambda row: row["index"])
+        if [row["index"] for row in rows] != list(range(len(rows))):
+            raise ValueError("which text is which is not told")
         vectors = [_vector(row["embedding"]) for row in rows]
     except (KeyError, TypeError, ValueError):
         raise model.unavailable("answered JSON that holds no vectors", again=True) from None
     usage = body.get("usage")
-    return vectors, count(usage.get("prompt_tokens")) if isinstance(usage, dict) else _estimated(texts)
+    return vectors, _tokens_read(usage.get("prompt_tokens") if isinstance(usage, dict) else None, texts)
 
 
 def _gemini(model: "RemoteModel", texts: Sequence[Prompt]) -> tuple[list[list[float]], int]:
@@ -63,8 +68,7 @@ def _gemini(model: "RemoteModel", texts: Sequence[Prompt]) -> tuple[list[list[fl
         usage = body.get("usageMetadata")
     except (KeyError, TypeError, ValueError, AttributeError):
         raise model.unavailable("answered JSON that holds no vectors", again=True) from None
-    told = count(usage.get("promptTokenCount")) if isinstance(usage, dict) else 0
-    return vectors, told or _estimated(texts)
+    return vectors, _tokens_read(usage.get("promptTokenCount") if isinstance(usage, dict) else None, texts)
 
 
 def _vector(values: Any) -> list[float]:
@@ -79,8 +83,16 @@ def _of_length_one(vector: list[float]) -> list[float]:
     return [value / length for value in vector] if length else vector
 
 
+def _tokens_read(told: object, texts: Sequence[Prompt]) -> int:
+    """What was told, if it can be true: a token has a byte at least, and each text gets a few of its own."""
+    read = count(told)
+    sizes = [len(text.encode(errors="replace")) if isinstance(text, str) else len(text) for text in texts]
+    return read if read and read <= sum(sizes) + _MOST_ADDED * len(texts) else _estimated(texts)
+
+
 def _estimated(texts: Sequence[Prompt]) -> int:
-    return sum(math.ceil(len(text.encode()) / 4) if isinstance(text, str) else len(text) for text in texts)
+    sizes = (len(text.encode(errors="replace")) / 4 if isinstance(text, str) else len(text) for text in texts)
+    return sum(map(math.ceil, sizes))
 
 
 def models(model: "RemoteModel") -> list[str]:

@@ -18,19 +18,21 @@ from yunque.llm.breaker import Breakers, BreakerSettings, provider_of
 from yunque.llm.face import (
     Chunk,
     Completion,
-    ContextOverflow,
     Embeddings,
     LanguageModel,
     Message,
     ModelUnavailable,
     Prompt,
 )
-from yunque.llm.under_way import under_way
+from yunque.llm.under_way import pause, raise_if_stopped, under_way
 from yunque.llm.wrapped import Wrapped
 
-Outcome = Literal["unreachable", "resting", "too long", "refused", "declined"]
+Outcome = Literal["unreachable", "resting", "asked to wait", "too long", "refused", "declined"]
 
 _NEVER = 10**9
+_FAIR = 10.0
+"""Who has less time than this to answer (seconds) has not failed when it is over: the caller was impatient."""
+_JUST_ABOUT = 0.02
 _Answer = TypeVar("_Answer")
 
 
@@ -65,15 +67,26 @@ def attempts(
     breakers: Breakers,
     model: LanguageModel,
     deadline: float | None = None,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], None] = pause,
+    patient: bool = False,
 ) -> Iterator["Try"]:
     """Each time that the model may be asked, until one ends without an error.
 
-    Who asks gives each `Try` the error that it ended with. Raises the last one where no more may follow, and Resting
-    at once where the provider's circuit is open.
+    Who asks gives each `Try` the error that it ended with. Raises the last one where no more may follow, Resting at
+    once where the provider's circuit is open, and AskedToWait where another call was told to wait (`patient` waits,
+    up to the longest wait). Nothing is asked, and nobody waits, for a call that was stopped.
     """
     provider = provider_of(model)
+    waited = False
     for number in range(settings.attempts):
+        raise_if_stopped(model.name)
+        if not waited and (rest := breakers.rest_of(model.name)):
+            asked = AskedToWait(f"{model.name} asked to be left alone for another {rest:.0f} s", True, rest)
+            too_late = deadline is not None and time.monotonic() + rest >= deadline
+            if not patient or rest > settings.longest_wait or too_late:
+                raise asked
+            sleep(rest)
+            raise_if_stopped(model.name)
         if deadline is not None and time.monotonic() >= deadline:
             # It was not asked, so it did not fail.
             raise ModelUnavailable(f"there was no time left to ask {model.name}", True)
@@ -81,7 +94,7 @@ def attempts(
             raise Resting(
                 f"{provider} failed again and again, and is left alone for another {rest:.0f} s", True, rest
             )
-        this = Try(breakers, provider)
+        this = Try(breakers, provider, model.name)
         try:
             yield this
         finally:
@@ -97,6 +110,7 @@ def attempts(
                 raise error
             # All who were told the same moment would come back at once: the jitter is added, never taken off.
             wait += error.after
+            waited = True
         if deadline is not None and time.monotonic() + wait >= deadline:
             raise error
         sleep(wait)
@@ -106,12 +120,27 @@ class Resting(ModelUnavailable):
     """The circuit of a provider is open; `after` is when it may be asked."""
 
 
-class Try:
-    """One attempt; one that is closed without a word was given up, and says nothing of the provider."""
+class AskedToWait(Resting):
+    """A call before this one was told to come back later; `after` is when."""
 
-    def __init__(self, breakers: Breakers, provider: str) -> None:
-        self.error: ModelUnavailable | ContextOverflow | Refusal | None = None
-        self._breakers, self._provider = breakers, provider
+
+def in_haste(started: float, until: float | None) -> bool:
+    """Whether what began at `started` ends now because its caller's own deadline, a short one, is over."""
+    now = time.monotonic()
+    return until is not None and now >= until - _JUST_ABOUT and now - started < _FAIR
+
+
+class Try:
+    """One attempt; one that is closed without a word was given up, and says nothing of the provider.
+
+    `until` is the caller's own deadline for it (`time.monotonic()`).
+    """
+
+    def __init__(self, breakers: Breakers, provider: str, name: str = "") -> None:
+        self.error: ModelUnavailable | UserError | None = None
+        self.until: float | None = None
+        self._breakers, self._provider, self._name = breakers, provider, name
+        self._started = time.monotonic()
         self._told = False
 
     def succeeded(self) -> None:
@@ -120,22 +149,24 @@ class Try:
         self._breakers.succeeded(self._provider)
 
     def failed(self, error: Exception) -> None:
-        """It ended with this error, which is raised again if it is the caller's own mistake.
+        """It ended with this error.
 
         An error that no model should raise counts as a failure of the model, and is kept as the cause.
         """
-        if isinstance(error, ContextOverflow | Refusal):
+        if isinstance(error, UserError):
             self.error = error
             return
-        if isinstance(error, UserError):
-            raise error
         if not isinstance(error, ModelUnavailable):
             unexpected = ModelUnavailable(f"{self._provider} failed ({type(error).__name__})", True)
             unexpected.__cause__ = error
             error = unexpected
         self.error = error
-        # What is wrong with our key or the model's name says nothing of the provider's health.
-        if error.again:
+        if error.after:
+            self._breakers.rest(self._name, error.after)
+        # What is wrong with our key or the model's name says nothing of the provider's health, nor does our haste.
+        call = under_way()
+        stopped = call is not None and call.stopped
+        if error.again and not stopped and not in_haste(self._started, self.until):
             self._told = True
             self._breakers.failed(self._provider)
 
@@ -143,6 +174,14 @@ class Try:
         """The attempt is over."""
         if not self._told:
             self._breakers.untold(self._provider)
+
+
+def is_sign_of_life(chunk: Chunk) -> bool:
+    """Whether a piece says only that the model is still at work (it thinks): no part of the answer."""
+    if chunk.text or chunk.usage is not None:
+        return False
+    told = chunk.tool_calls or chunk.tokens or chunk.finish_reason or chunk.note
+    return not (told or chunk.restart or chunk.echoed)
 
 
 class Retrying(Wrapped):
@@ -156,7 +195,7 @@ class Retrying(Wrapped):
         model: LanguageModel,
         settings: RetrySettings | None = None,
         breakers: Breakers | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = pause,
     ) -> None:
         super().__init__(model)
         self._settings, self._sleep = settings or RetrySettings(), sleep
@@ -190,7 +229,7 @@ class Retrying(Wrapped):
         return self._again(lambda: score(messages, answers))
 
     def _again(self, ask: Callable[[], _Answer]) -> _Answer:
-        for this in attempts(self._settings, self._breakers, self.model, self._deadline(), self._sleep):
+        for this in self._attempts():
             try:
                 answer = ask()
             except ModelUnavailable as error:
@@ -201,10 +240,12 @@ class Retrying(Wrapped):
         raise AssertionError("the last attempt returns or raises")
 
     def _stream(self, ask: Callable[[], Iterator[Chunk]]) -> Iterator[Chunk]:
-        for this in attempts(self._settings, self._breakers, self.model, self._deadline(), self._sleep):
+        for this in self._attempts():
             seen = False
             try:
                 for chunk in ask():
+                    if is_sign_of_life(chunk):
+                        continue
                     seen = True
                     yield chunk
             except ModelUnavailable as error:
@@ -214,6 +255,8 @@ class Retrying(Wrapped):
                 continue
             this.succeeded()
 
-    def _deadline(self) -> float | None:
+    def _attempts(self) -> Iterator[Try]:
         call = under_way()
-        return call.deadline if call else None
+        left = call.left() if call else None
+        deadline = None if left is None else time.monotonic() + left
+        return attempts(self._settings, self._breakers, self.model, deadline, self._sleep, patient=True)

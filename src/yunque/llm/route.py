@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from yunque.errors import UserError
 from yunque.llm.breaker import Breakers, provider_of
 from yunque.llm.face import ContextOverflow, LanguageModel, ModelUnavailable
-from yunque.llm.retrying import Attempt, Outcome, Refusal, Resting, Try, attempts
-from yunque.llm.under_way import under_way
+from yunque.llm.retrying import AskedToWait, Attempt, Outcome, Refusal, Resting, Try, attempts
+from yunque.llm.under_way import raise_if_stopped, under_way
 from yunque.llm.wire import Declined
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _WORDS: dict[Outcome, str] = {
     "unreachable": "could not be reached",
     "resting": "failed too often and is left alone for now",
+    "asked to wait": "asked to be left alone for a while",
     "too long": "has no room for so long a text",
     "refused": "was not asked",
     "declined": "declined to answer",
@@ -51,9 +52,10 @@ class Route:
         while self._queue or self._rested():
             name = self._queue.pop(0)
             self._asked.add(name)
-            started = time.monotonic()
+            started, opened = time.monotonic(), False
             try:
                 model = self._opened(name)
+                opened = True
                 if name == self._settings.model:
                     self._first = model
                 for this in attempts(
@@ -65,7 +67,7 @@ class Route:
                 self._note(name, "too long", error, started)
                 self._take_longer_ones(error)
             except Resting as error:
-                self._note(name, "resting", error, started)
+                self._note(name, _outcome(error), error, started)
             except Declined as error:
                 self._note(name, "declined", error, started)
             except ModelUnavailable as error:
@@ -73,20 +75,26 @@ class Route:
             except Refusal as error:
                 self._note(name, "refused", error, started)
             except UserError as error:
-                # No such model, or no key for it. What the caller asked wrongly was raised at once, not here.
+                # What the caller asked wrongly of the model that they named is told at once. That there is no such
+                # model, or that a fallback cannot do what was asked, leaves the next one to answer.
+                if opened and name == self._settings.model:
+                    raise
                 self._note(name, "unreachable", error, started)
+            # Nobody waits for what the next one would say.
+            raise_if_stopped(name)
             if self.deadline is not None and time.monotonic() >= self.deadline:
                 break
         raise self._failure()
 
     def next_beside(self) -> LanguageModel | None:
         """The model to ask beside one that is slow: the next in line, else the same again (None says so)."""
-        for name in self._queue:
+        # In a thread of its own, while the route may go on.
+        for name in list(self._queue):
             try:
                 model = self._opened(name)
             except (UserError, ModelUnavailable):
                 continue
-            if self._breakers.state(provider_of(model)) == "closed":
+            if self._breakers.state(provider_of(model)) == "closed" and not self._breakers.rest_of(name):
                 return model
         return None
 
@@ -144,3 +152,7 @@ class Route:
         told = "; ".join(f"{name}: {error}" for name, error in self._errors.items())
         again = any(isinstance(error, ModelUnavailable) and error.again for error in errors)
         return ModelUnavailable(f"no model answered ({told})", again)
+
+
+def _outcome(error: Resting) -> Outcome:
+    return "asked to wait" if isinstance(error, AskedToWait) else "resting"

@@ -1,5 +1,6 @@
 """Several models as one: retries, fallbacks (while streaming too), deadlines, hedging and circuit breakers."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -27,13 +28,14 @@ from yunque.llm.face import (
     joined_calls,
 )
 from yunque.llm.hedging import Runner, raced
-from yunque.llm.retrying import Attempt, RetrySettings, Try, attempts
+from yunque.llm.retrying import Attempt, RetrySettings, Try, attempts, in_haste, is_sign_of_life
 from yunque.llm.route import Route
-from yunque.llm.under_way import UnderWay, under_way
+from yunque.llm.under_way import UnderWay, pause, under_way
 from yunque.llm.wrapped import can
 from yunque.workspace.artifact import KINDS
 
 ItemT = TypeVar("ItemT", Chunk, Completion)
+_LOG = logging.getLogger(__name__)
 
 
 class RouterSettings(Settings):
@@ -89,7 +91,7 @@ class Router:
         models: Callable[[str], LanguageModel] | Mapping[str, LanguageModel],
         breakers: Breakers = SHARED,
         watch: Watch | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = pause,
     ) -> None:
         self.settings = settings
         self.name = settings.model
@@ -134,6 +136,18 @@ class Router:
         """The log-likelihood (nats) of each answer, by the first model that tells it."""
         scores: list[float] = self._able("score", lambda model: model.score(messages, answers))
         return scores
+
+    def close(self) -> None:
+        """Close the connections of the models elsewhere; they can be asked again all the same."""
+        for model in list(self._models.values()):
+            # One of this machine may be lent by somebody who goes on to use it.
+            if not model.local and (close := getattr(model, "close", None)):
+                close()
+
+    def is_named(self, model: str) -> bool:
+        """Whether an answer's `model` is the one that was named, and no fallback."""
+        first = self._models.get(self.settings.model)
+        return model == (first.name if first else self.settings.model)
 
     def _able(self, ability: str, ask: Callable[[Any], Any]) -> Any:
         """What the first model that has this method answers; it is asked again, and no other is."""
@@ -181,13 +195,13 @@ class Router:
         for model, this in route.tries():
             started = time.monotonic()
             try:
-                with closing(self._pieces(route, model, once, False)) as pieces:
+                with closing(self._pieces(route, model, this, once, False)) as pieces:
                     runner, completion = next(pieces)
             except Exception as error:
                 this.failed(error)
                 continue
             self._answered(this, model, runner.model)
-            self._measured(route, runner.model, completion.usage, None, started)
+            self._measured(route, runner.model, completion.usage, None, time.monotonic() - started)
             note = "; ".join(filter(None, (route.note(runner.model), completion.note)))
             return replace(completion, note=note) if note != completion.note else completion
         raise AssertionError("a route ends with an answer or an error")
@@ -199,7 +213,7 @@ class Router:
             started = time.monotonic()
             restart, finished, first = sent, False, None
             try:
-                with closing(self._pieces(route, model, ask, True)) as pieces:
+                with closing(self._pieces(route, model, this, ask, True)) as pieces:
                     for runner, chunk in pieces:
                         if restart:
                             yield Chunk("", restart=True, model=runner.model.name)
@@ -207,12 +221,16 @@ class Router:
                         if _counts(chunk):
                             sent = True
                             first = first or time.monotonic() - started
-                        if chunk.usage is not None:
-                            finished = True
-                            self._answered(this, model, runner.model)
-                            self._measured(route, runner.model, chunk.usage, first, started)
-                            chunk = _with_note(chunk, route.note(runner.model))
-                        yield chunk
+                        if chunk.usage is None:
+                            yield chunk
+                            continue
+                        finished, seconds = True, time.monotonic() - started
+                        self._answered(this, model, runner.model)
+                        try:
+                            yield _with_note(chunk, route.note(runner.model))
+                        finally:
+                            # Nobody has to wait for the file that it is written to.
+                            self._measured(route, runner.model, chunk.usage, first, seconds)
                 if not finished:
                     raise ModelUnavailable(f"{model.name} broke off in the middle of its answer", True)
             except Exception as error:
@@ -224,39 +242,52 @@ class Router:
         self,
         route: Route,
         model: LanguageModel,
+        this: Try,
         ask: Callable[[LanguageModel], Iterator[ItemT]],
         stream: bool,
     ) -> Generator[tuple[Runner[ItemT], ItemT], None, None]:
-        """What a model gives, with the one who gave it: a slow one may be overtaken by another."""
+        """What a model gives, with the one who gave it: a slow one may be overtaken by another.
+
+        An empty piece is a sign of life (a model that thinks), and no part of the answer. The reader's own time is no
+        silence: that begins when the next piece is asked for.
+        """
         settings, silence = self.settings, self.settings.silence if stream else None
-        outer = under_way()
+        outer, started = under_way(), time.monotonic()
 
         def runner_of(one: LanguageModel) -> Runner[ItemT]:
-            call = UnderWay(_sooner(route.limit(), one, silence), outer)
-            return Runner(one, lambda: ask(one), call)
+            limit = route.limit()
+            call = UnderWay(_sooner(limit, one, silence), outer)
 
-        def on_item(runner: Runner[ItemT]) -> None:
-            runner.call.deadline = _sooner(route.deadline, runner.model, silence)
+            def renew(item: ItemT) -> None:
+                nonlocal limit
+                # Who only gives signs of life has its share of the time; who answers may finish.
+                limit = route.deadline if _counts(item) else limit
+                call.deadline = _sooner(limit, one, silence)
+
+            return Runner(one, lambda: ask(one), call, renew)
 
         def told(runner: Runner[ItemT], error: Exception | None) -> None:
-            if isinstance(error, ModelUnavailable) and error.again:
+            haste = in_haste(started, route.deadline)
+            if isinstance(error, ModelUnavailable) and error.again and not haste:
                 self._breakers.failed(provider_of(runner.model))
 
+        this.until = route.limit()
         first = runner_of(model)
         obeys = first.call.deadline is None or getattr(model, "keeps_deadline", False)
         if settings.hedge_after is None and obeys:
             for item in first.call.following(first.make()):
-                on_item(first)
-                yield first, item
+                if not _is_sign_of_life(item):
+                    yield first, item
+                first.renew(item)
             return
-        yield from raced(
-            first,
-            _counts,
-            on_item,
-            lambda: runner_of(route.next_beside() or model),
-            settings.hedge_after,
-            told,
-        )
+
+        def beside() -> Runner[ItemT]:
+            return runner_of(route.next_beside() or model)
+
+        with closing(raced(first, _counts, beside, settings.hedge_after, told)) as items:
+            for runner, item in items:
+                if not _is_sign_of_life(item):
+                    yield runner, item
 
     def _answered(self, this: Try, asked: LanguageModel, answered: LanguageModel) -> None:
         """Tell the one who answered; one that was overtaken is told nothing."""
@@ -266,11 +297,15 @@ class Router:
             self._breakers.succeeded(provider_of(answered))
 
     def _measured(
-        self, route: Route, model: LanguageModel, usage: Usage, first: float | None, started: float
+        self, route: Route, model: LanguageModel, usage: Usage, first: float | None, seconds: float
     ) -> None:
-        if self._watch:
-            seconds = time.monotonic() - started
+        if self._watch is None:
+            return
+        try:
             self._watch(Measured(model.name, usage, first, seconds, tuple(route.attempts)))
+        except Exception as error:
+            # The answer is there: that nobody could write down how quickly it came takes nothing from it.
+            _LOG.warning("how quickly %s answered was not kept (%s)", model.name, type(error).__name__)
 
 
 def joined(chunks: Iterator[Chunk], name: str) -> Completion:
@@ -321,6 +356,10 @@ def _counts(item: Chunk | Completion) -> bool:
     if isinstance(item, Completion):
         return True
     return bool(item.text or item.tool_calls or item.tokens or item.finish_reason)
+
+
+def _is_sign_of_life(item: Chunk | Completion) -> bool:
+    return isinstance(item, Chunk) and is_sign_of_life(item)
 
 
 def _with_note(chunk: Chunk, note: str) -> Chunk:

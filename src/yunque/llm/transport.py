@@ -1,14 +1,13 @@
 """One attempt at a request to a provider: what comes back, or a `ModelUnavailable` of one sentence. No retries."""
 
 import contextlib
-import itertools
 import json
 import math
 import re
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, NamedTuple, cast
@@ -19,10 +18,10 @@ import httpx
 from yunque.configuration import Settings
 from yunque.errors import UserError
 from yunque.llm.face import ModelUnavailable
-from yunque.llm.network import BoundedTransport, OutOfTime, Stopped, bound, until
-from yunque.llm.sse import EventParser
+from yunque.llm.network import BadProxy, BoundedTransport, OutOfTime, Stopped, bound, hasten, until
+from yunque.llm.sse import MOST_BYTES_OF_AN_EVENT, EventParser, TooLong
 from yunque.llm.under_way import under_way
-from yunque.llm.wire import Reader
+from yunque.llm.wire import Reader, Unanswered
 
 _MOST_BYTES = 16_000_000
 _MOST_BYTES_OF_A_STREAM = 128_000_000
@@ -30,6 +29,8 @@ _MOST_BYTES_OF_AN_ERROR = 100_000
 _AGAIN = frozenset((408, 409, 425, 429, *range(500, 600))) - {501, 505}
 # A stream that has told its end is read on for a moment, so that its connection can serve the next call.
 _MOMENT = 0.05
+# Once an answer has told why it ended, what may follow is its usage and a mark.
+_LAST_WORDS = 5.0
 # A wait that was to end at a moment may end a little before it.
 _JUST_ABOUT = 0.005
 
@@ -39,11 +40,15 @@ _NO_COOKIES = DefaultCookiePolicy(allowed_domains=())
 
 _Timeouts = (httpcore.TimeoutException, httpx.TimeoutException)
 _Unreached = (httpcore.ConnectError, httpx.ConnectError, httpcore.ConnectTimeout, httpx.ConnectTimeout)
+_Reading = (httpcore.ReadTimeout, httpcore.ReadError, httpcore.RemoteProtocolError)
 _Broken = (httpcore.NetworkError, httpcore.ProtocolError, httpx.TransportError)
 
 
 class Patience(Settings):
-    """How long a server is waited for, in seconds: for a connection, for the next byte, for the whole answer."""
+    """How long a server is waited for, in seconds: for a connection, for the next byte, for the whole answer.
+
+    An answer that is not streamed is silent until it is written: its first byte may take as long as the whole.
+    """
 
     connect: float = 5.0
     between_bytes: float = 60.0
@@ -65,6 +70,13 @@ class WholeAnswer(NamedTuple):
     """What a server answers that does not stream, although it was asked to."""
 
     body: Any
+
+
+class Alive:
+    """An event that says nothing, but that somebody is there. A comment is none: a proxy makes them by itself."""
+
+
+ALIVE = Alive()
 
 
 class Transport:
@@ -106,18 +118,19 @@ class Transport:
 
         Without a body it is a GET. Raises Refused and ModelUnavailable.
         """
-        with self._response(url, headers, body) as (response, ends), until(ends):
+        patience = self.patience.between_bytes if body is None else self.patience.whole
+        with self._response(url, headers, body, patience) as (response, ends), until(ends):
             return self._json(response)
 
     def stream(
         self, path: str, headers: dict[str, str], body: dict[str, Any], reader: Reader
     ) -> Iterator[Any]:
-        """The JSON of each event of the answer, until `reader` has its end; or one WholeAnswer.
+        """The JSON of each event of the answer, until `reader` has its end; or one WholeAnswer. ALIVE in between.
 
         `[DONE]` is told as None. What comes later is passed over when the next is asked for, so that the connection
         can serve the next call; that takes a moment at most. Raises Refused at the first, and ModelUnavailable.
         """
-        with self._response(path, headers, body) as (response, ends):
+        with self._response(path, headers, body, self.patience.between_bytes) as (response, ends):
             if _kind(response) == "application/json":
                 with until(ends):
                     whole = WholeAnswer(self._json(response))
@@ -125,7 +138,11 @@ class Transport:
                 return
             blocks = self._bytes(response, _MOST_BYTES_OF_A_STREAM)
             bound(response, ends)
-            yield from self._events(blocks, reader)
+            for event in self._events(blocks, reader):
+                yield event
+                if reader.finished:
+                    ends = min(ends, time.monotonic() + _LAST_WORDS)
+                    bound(response, ends)
             bound(response, min(ends, time.monotonic() + _MOMENT))
             with contextlib.suppress(ModelUnavailable, *_Timeouts, *_Broken):
                 for _ in blocks:
@@ -133,56 +150,78 @@ class Transport:
 
     def _events(self, blocks: Iterator[bytes], reader: Reader) -> Iterator[Any]:
         parser = EventParser()
-        for found in itertools.chain(map(parser.feed, blocks), _later(parser.finish)):
+        for block in blocks:
+            try:
+                found = parser.feed(block)
+            except TooLong:
+                most = MOST_BYTES_OF_AN_EVENT // 1_000_000
+                raise self.unavailable(f"sent more than {most} MB in one event", sent=True) from None
             for data in found:
-                try:
-                    text = data.decode()
-                except UnicodeDecodeError:
-                    raise self.unavailable("streamed text that is not UTF-8", again=True) from None
-                if text == "[DONE]":
-                    yield None
-                    return
-                try:
-                    event = _loaded(text)
-                except (ValueError, RecursionError):
-                    raise self.unavailable("streamed something that is not JSON", again=True) from None
+                event = self._event(data)
                 yield event
-                if reader.ended:
+                if event is None or reader.ended:
                     return
 
+    def _event(self, data: bytes) -> Any:
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            raise self.unavailable("streamed text that is not UTF-8", again=True, sent=True) from None
+        if text == "[DONE]":
+            return None
+        if not text.strip():
+            return ALIVE
+        try:
+            event = _loaded(text)
+        except (ValueError, RecursionError):
+            raise self.unavailable("streamed something that is not JSON", again=True, sent=True) from None
+        # `null` is no end.
+        return ALIVE if event is None else event
+
     def _json(self, response: httpx.Response) -> Any:
-        content = b"".join(self._bytes(response, _MOST_BYTES))
+        blocks = self._bytes(response, _MOST_BYTES)
+        content = next(blocks, b"")
+        # It has begun: from now on a silence is one.
+        hasten(response, self.patience.between_bytes)
+        content += b"".join(blocks)
         try:
             return _loaded(content.decode())
         except (ValueError, RecursionError):
             what = "nothing" if not content.strip() else "something that is not JSON"
-            raise self.unavailable(f"answered {what}", again=True) from None
+            raise self.unavailable(f"answered {what}", again=True, sent=True) from None
 
     @contextlib.contextmanager
     def _response(
-        self, url: str, headers: dict[str, str], body: dict[str, Any] | None
+        self, url: str, headers: dict[str, str], body: dict[str, Any] | None, first_byte: float
     ) -> Iterator[tuple[httpx.Response, float]]:
         """A successful response whose body was not read yet, and the moment at which to stop reading it.
+
+        Its first byte may take `first_byte` seconds.
 
         The block may be left and entered again between two chunks, in another thread: `until` is for what it reads.
         """
         ends = time.monotonic() + self.patience.whole
         with self._clear_errors(ends):
             with until(ends):
-                response = self._sent(url, headers, body)
+                response = self._sent(url, headers, body, first_byte)
             with contextlib.closing(response):
                 if not response.is_success:
+                    hasten(response, self.patience.between_bytes)
                     with until(min(ends, time.monotonic() + self.patience.between_bytes)):
                         raise Refused(
                             response.status_code, self._body_of_error(response), _after(response.headers)
                         )
                 if _kind(response) == "text/html":
-                    raise self.unavailable("answered a web page: is its address right?", again=True)
+                    raise self.unavailable(
+                        "answered a web page: is its address right?", again=True, sent=True
+                    )
                 yield response, ends
 
-    def _sent(self, url: str, headers: dict[str, str], body: dict[str, Any] | None) -> httpx.Response:
+    def _sent(
+        self, url: str, headers: dict[str, str], body: dict[str, Any] | None, first_byte: float
+    ) -> httpx.Response:
         patience = self.patience
-        timeout = httpx.Timeout(patience.between_bytes, connect=patience.connect)
+        timeout = httpx.Timeout(patience.between_bytes, connect=patience.connect, read=first_byte)
         request = self._client.build_request(
             "GET" if body is None else "POST",
             url if "://" in url else self.base_url + url,
@@ -203,10 +242,12 @@ class Transport:
                 try:
                     block = unpack.decompress(block, most - count + 1)
                 except zlib.error:
-                    raise self.unavailable("answered something that cannot be unpacked", again=True) from None
+                    raise self.unavailable(
+                        "answered something that cannot be unpacked", again=True, sent=True
+                    ) from None
             count += len(block)
             if count > most:
-                raise self.unavailable(f"sent more than {most // 1_000_000} MB")
+                raise self.unavailable(f"sent more than {most // 1_000_000} MB", sent=True)
             yield block
 
     def _unpacking(self, response: httpx.Response) -> Any:
@@ -235,42 +276,57 @@ class Transport:
         """Every error of the connection as one sentence."""
         try:
             yield
-        except Stopped:
-            raise self.unavailable("was stopped") from None
-        except _Unreached as error:
-            if self._stopped():
-                raise self.unavailable("was stopped") from None
-            raise self.unavailable(f"cannot be reached ({type(error).__name__})", again=True) from None
-        except _Timeouts as error:
-            raise self._too_slow(error, ends) from None
-        except _Broken as error:
-            if self._stopped():
-                raise self.unavailable("was stopped") from None
-            raise self.unavailable(f"broke the connection ({type(error).__name__})", again=True) from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (*_Timeouts, *_Broken, *_Unreached) as error:
+            raise self._disconnected(error, ends, _was_sent(error)) from None
+        except BadProxy as error:
+            raise self.unavailable(f"cannot be asked: {error}") from None
+        except httpcore.ProxyError as error:
+            # "407 Proxy Authentication Required", or what the proxy says of the way on.
+            told = "".join(filter(str.isprintable, str(error)))[:60]
+            raise self.unavailable(f"cannot be asked: the proxy answered {told}", told[:1] == "5") from None
+        except (
+            httpx.HTTPError,
+            httpx.InvalidURL,
+            httpcore.UnsupportedProtocol,
+            UnicodeError,
+            OSError,
+        ) as error:
+            # A host's name that is none, certificates that cannot be read.
             raise self.unavailable(f"cannot be asked ({type(error).__name__})") from None
+
+    def _disconnected(self, error: Exception, ends: float, sent: bool) -> ModelUnavailable:
+        kind = type(error).__name__
+        if isinstance(error, Stopped) or self._stopped():
+            return self.unavailable("was stopped", sent=sent)
+        if isinstance(error, _Unreached):
+            return self.unavailable(f"cannot be reached ({kind})", again=True)
+        if isinstance(error, _Timeouts):
+            return self.unavailable(self._too_slow(error, ends), again=True, sent=sent)
+        return self.unavailable(f"broke the connection ({kind})", again=True, sent=sent)
 
     def _stopped(self) -> bool:
         call = under_way()
         return call is not None and call.stopped
 
-    def _too_slow(self, error: Exception, ends: float) -> ModelUnavailable:
+    def _too_slow(self, error: Exception, ends: float) -> str:
         call = under_way()
         left = call.left() if call is not None else None
         if left is not None and left < _JUST_ABOUT:
-            return self.unavailable("had not answered by the deadline", again=True)
+            return "had not answered by the deadline"
         if isinstance(error, OutOfTime) or time.monotonic() >= ends - _JUST_ABOUT:
-            return self.unavailable(f"had not finished after {self.patience.whole:g} s", again=True)
-        return self.unavailable(f"was silent for {self.patience.between_bytes:g} s", again=True)
+            return f"had not finished after {self.patience.whole:g} s"
+        return f"was silent for {self.patience.between_bytes:g} s"
 
-    def unavailable(self, what: str, again: bool = False, after: float | None = None) -> ModelUnavailable:
-        """That the model did something which is no answer."""
-        return ModelUnavailable(f"{self._name} {what}", again, after)
+    def unavailable(
+        self, what: str, again: bool = False, after: float | None = None, sent: bool = False
+    ) -> ModelUnavailable:
+        """That the model did something which is no answer; Unanswered where the request was `sent`."""
+        return (Unanswered if sent else ModelUnavailable)(f"{self._name} {what}", again, after)
 
 
-def _later(last: Callable[[], Sequence[bytes]]) -> Iterator[Sequence[bytes]]:
-    """What is there when all else has been read."""
-    yield last()
+def _was_sent(error: Exception) -> bool:
+    """Whether an error of the connection came when the request had been written."""
+    return isinstance(error, _Reading) or getattr(error, "reading", False)
 
 
 def _loaded(text: str) -> Any:

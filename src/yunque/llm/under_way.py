@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import TypeVar
 
+from yunque.llm.face import ModelUnavailable
+
 _Item = TypeVar("_Item")
 _CURRENT: ContextVar["UnderWay | None"] = ContextVar("yunque_call_under_way", default=None)
 
@@ -95,3 +97,21 @@ class UnderWay:
 def under_way() -> UnderWay | None:
     """The call that this code works for, if somebody said so."""
     return _CURRENT.get()
+
+
+def raise_if_stopped(name: str) -> None:
+    """Raises ModelUnavailable where nobody waits for this call any more: nothing else is to be asked for it."""
+    call = under_way()
+    if call is not None and call.stopped:
+        raise ModelUnavailable(f"{name} was stopped")
+
+
+def pause(seconds: float) -> None:
+    """Sleep; who stops the call ends that at once."""
+    call = under_way()
+    if call is None:
+        time.sleep(seconds)
+        return
+    woken = threading.Event()
+    with call.stopping(woken.set):
+        woken.wait(seconds)

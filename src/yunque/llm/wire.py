@@ -79,9 +79,22 @@ class Declined(ModelUnavailable):
         self.cost = cost
 
 
+class Unanswered(ModelUnavailable):
+    """A request that was sent, and got no answer that is one: it may be billed all the same.
+
+    `usage` and `cost` are what was told, or can be estimated, of what it used; None where nothing was told.
+    """
+
+    sent = True
+    usage: Usage | None = None
+    cost: Cost | None = None
+
+
 class Reader(Protocol):
     """Reads the events of one streamed answer, in their order."""
 
+    finished: bool
+    """Whether the reason of the end was told: what may still come are figures."""
     ended: bool
     """Whether the API said that this was all; what comes later is not read."""
 
@@ -198,9 +211,49 @@ def put(body: dict[str, Any], place: str, value: Any) -> None:
     body[last] = value
 
 
-def count(value: object) -> int:
-    """A number of tokens that an API told; 0 for what is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else 0
+_MOST_TOKENS = 10_000_000
+"""No model reads or writes more in one call."""
+ADDED_BY_A_PROVIDER = 4096
+"""Tokens that a provider may add to a prompt: how to call tools, words of its own."""
+ADDED_BY_A_SERVER = 131_072
+"""The same of a server that may be an application: the documents that it found, a conversation that it kept."""
+_THOUGHT = 100_000
+"""Tokens that a model may think with beyond what it was asked for: not every server counts them against the limit."""
+
+
+def count(value: object) -> int | None:
+    """A number of tokens that an API told: 0 where it is left out, None for what is no number of tokens."""
+    if value is None:
+        return 0
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None
+
+
+def told_tokens(
+    prompt: object, written: object, cached: object = None, stored: object = None
+) -> Usage | None:
+    """The usage that these figures are; None where one of them is no number of tokens."""
+    read, wrote, found, kept = count(prompt), count(written), count(cached), count(stored)
+    if read is None or wrote is None:
+        return None
+    # Those of the cache are part of the prompt's, and only say what it cost.
+    found = min(read, found or 0)
+    return Usage(read, wrote, found, min(read - found, kept or 0))
+
+
+def is_possible(usage: Usage, request: Request, text: str, most: int, added: int) -> bool:
+    """Whether an answer of this text to this request, which was to have at most `most` tokens, can have used that.
+
+    A token has a byte at least, and what was answered has a token at least; `added` may have come to the prompt.
+    """
+    written = len(text.encode(errors="replace"))
+    if (written and not usage.completion_tokens) or usage.completion_tokens > max(most, written) + _THOUGHT:
+        return False
+    if usage.prompt_tokens > added:
+        import json
+
+        sent = len(json.dumps(request.body, ensure_ascii=False).encode(errors="replace"))
+        return usage.prompt_tokens <= sent + added
+    return usage.prompt_tokens > 0
 
 
 def as_prompt_text(prompt: Prompt, whose: str) -> str:

@@ -95,7 +95,7 @@ class ChatRequest(GenerationRequest, AccountFields):
         length = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
         chosen = self.chosen(length, _DEFAULT_TOKENS, logprobs=logprobs, format=self._answer_form())
-        return replace(chosen, conversation=conversation_in(self.metadata))
+        return replace(chosen, conversation=conversation_in(self.metadata), subject=self.user or "")
 
     def _answer_form(self) -> Format | None:
         form, tools = self.format(), self._tools()

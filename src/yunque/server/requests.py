@@ -23,6 +23,10 @@ Metadata = Annotated[
     dict[str, str] | None,
     Field(max_length=16, description="Of an app with a memory `conversation` is the one that goes on."),
 ]
+User = Annotated[
+    str | None,
+    Field(max_length=500, description="The person who asks: what an app keeps can be forgotten by it."),
+]
 Unused = Annotated[Any, Field(description="Accepted, and without effect.")]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -138,7 +142,7 @@ class GenerationRequest(Part):
     guided_choice: list[str] | None = Field(default=None, min_length=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: Unused = None
+    user: User = None
 
     @property
     def include_usage(self) -> bool:

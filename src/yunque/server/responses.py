@@ -25,6 +25,7 @@ from yunque.server.requests import (
     Part,
     TextForm,
     Unused,
+    User,
     conversation_in,
     only,
     settings_of,
@@ -93,7 +94,7 @@ class ResponseRequest(Part, AccountFields):
     moderation: only() = None  # type: ignore[valid-type]
     access_programs: only() = None  # type: ignore[valid-type]
     metadata: Metadata = None
-    user: Unused = None
+    user: User = None
     parallel_tool_calls: Unused = None
     reasoning: Unused = None
 
@@ -122,7 +123,7 @@ class ResponseRequest(Part, AccountFields):
             "truncate": self.truncation == "auto",
         }
         settings = settings_of(values, length_asked=self.max_output_tokens is not None)
-        return replace(settings, conversation=conversation_in(self.metadata))
+        return replace(settings, conversation=conversation_in(self.metadata), subject=self.user or "")
 
     @property
     def temperature_used(self) -> float:

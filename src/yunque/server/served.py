@@ -29,11 +29,12 @@ class Piece(Chunk):
 @dataclass(frozen=True)
 class Settings:
     """The settings of a request. Where the client asked for no length, less than that of `config` will do;
-    `conversation` is the one of an app that it goes on with."""
+    `conversation` is the one of an app that it goes on with, `subject` the person that the client asks for."""
 
     config: GenerationConfig
     length_asked: bool
     conversation: str | None = None
+    subject: str = ""
 
 
 class ModelBody(TypedDict):

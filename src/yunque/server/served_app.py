@@ -64,12 +64,10 @@ class ServedApp:
                 f"{self.ref} is an app, and gives one answer as its definition says: it takes no n, logprobs, echo, "
                 "tools or form of the answer"
             )
-        return partial(self._answer, prompt, history, settings.conversation)
+        return partial(self._answer, prompt, history, settings)
 
-    def _answer(self, question: str, history: Sequence[Message], conversation: str | None) -> Iterator[Chunk]:
-        key = account().key
-        who = (f"key/{key.id}",) if key else ()
-        for piece in self._pieces(question, history, who, conversation):
+    def _answer(self, question: str, history: Sequence[Message], settings: Settings) -> Iterator[Chunk]:
+        for piece in self._pieces(question, history, settings):
             if piece.answer is None:
                 yield Chunk(piece.text)
                 continue
@@ -78,11 +76,17 @@ class ServedApp:
             account().used(usage.prompt_tokens, usage.completion_tokens)
             yield Piece("", "stop", usage, extra=_extra(piece.answer))
 
-    def _pieces(
-        self, question: str, history: Sequence[Message], who: Sequence[str], conversation: str | None
-    ) -> Iterator[AppPiece]:
+    def _pieces(self, question: str, history: Sequence[Message], settings: Settings) -> Iterator[AppPiece]:
+        key = account().key
+        who = (f"key/{key.id}",) if key else ()
         try:
-            yield from self._app.stream(question, history=history, who=who, conversation=conversation)
+            yield from self._app.stream(
+                question,
+                history=history,
+                who=who,
+                subject=settings.subject,
+                conversation=settings.conversation,
+            )
         except BudgetRefusal as refusal:
             raise ApiError(429, str(refusal), code="insufficient_quota") from None
 

@@ -26,7 +26,11 @@ ALL = "all"
 _NANO = 10**9
 _MOST_USD = 10**9
 _MOST_TOKENS = 10**15
+_MOST_NANO_OF_A_CALL = 10**15
+_MOST_TOKENS_OF_A_CALL = 10**12
+"""What one call can be charged at the most: sums of it stay numbers that SQLite can hold."""
 _WHO = re.compile(r"all|(?:key|app)/[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_LIMITS = "(SELECT *, 'set' AS source FROM limits UNION ALL SELECT *, 'file' AS source FROM own_limits)"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS limits (
     who TEXT NOT NULL, period TEXT NOT NULL, nano INTEGER, tokens INTEGER, PRIMARY KEY (who, period)
@@ -34,6 +38,9 @@ CREATE TABLE IF NOT EXISTS limits (
 CREATE TABLE IF NOT EXISTS spent (
     who TEXT NOT NULL, day TEXT NOT NULL, nano INTEGER NOT NULL, tokens INTEGER NOT NULL, calls INTEGER NOT NULL,
     PRIMARY KEY (who, day)
+);
+CREATE TABLE IF NOT EXISTS own_limits (
+    who TEXT NOT NULL, period TEXT NOT NULL, nano INTEGER, tokens INTEGER, PRIMARY KEY (who, period)
 );
 CREATE TABLE IF NOT EXISTS held (
     id INTEGER NOT NULL, who TEXT NOT NULL, day TEXT NOT NULL, nano INTEGER NOT NULL, tokens INTEGER NOT NULL,
@@ -50,7 +57,8 @@ class OverBudget(UserError):
 class Budget:
     """What `who` (`key/ID`, `app/NAME` or `all`) may use in a period (UTC) and did; None where there is no limit.
 
-    `held_*` is the most that calls under way can use.
+    `held_*` is the most that calls under way can use. `source` is `set` where an administrator set it, `file` where
+    an app's own file did, "" where there is no limit.
     """
 
     who: str
@@ -62,6 +70,7 @@ class Budget:
     held_usd: float
     held_tokens: int
     calls: int
+    source: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -95,9 +104,19 @@ class Budgets:
         return cls(root / "budgets.db")
 
     def set(
-        self, who: str, usd: float | None = None, tokens: int | None = None, period: Period = "day"
+        self,
+        who: str,
+        usd: float | None = None,
+        tokens: int | None = None,
+        period: Period = "day",
+        own: bool = False,
     ) -> None:
-        """Set the limits of `who`; raises UserError for what is none. Both None takes the budget away."""
+        """Set the limits of `who`; raises UserError for what is none. Both None takes the budget away.
+
+        With `own` it is what an app's file says of the app itself: it stands beside the administrator's, and both
+        hold.
+        """
+        table = "own_limits" if own else "limits"
         checked_who(who)
         if period not in PERIODS:
             raise UserError(f"{period!r} is not a period of a budget: use {', '.join(PERIODS)}")
@@ -107,27 +126,32 @@ class Budgets:
             raise UserError(f"{tokens} tokens cannot be a budget: it must be from 0 to {_MOST_TOKENS}")
         with self._file.transaction() as connection:
             if usd is None and tokens is None:
-                connection.execute("DELETE FROM limits WHERE who = ? AND period = ?", (who, period))
+                connection.execute(f"DELETE FROM {table} WHERE who = ? AND period = ?", (who, period))
                 return
             nano = None if usd is None else round(usd * _NANO)
             connection.execute(
-                "INSERT OR REPLACE INTO limits VALUES (?, ?, ?, ?)", (who, period, nano, tokens)
+                f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)", (who, period, nano, tokens)
             )
 
     def list(self) -> list[Budget]:
         """Every budget, and what is used of it now."""
         connection, now = self._file.connection(), self._clock()
-        rows = connection.execute("SELECT * FROM limits ORDER BY who, period").fetchall()
+        rows = connection.execute(f"SELECT * FROM {_LIMITS} ORDER BY who, period, source DESC").fetchall()
         return [_budget(connection, row, now) for row in rows]
 
     def used(self, who: str, period: Period = "day") -> Budget:
-        """What `who` used in this period, whether there is a limit or not."""
+        """What `who` used in this period, whether there is a limit or not; of two limits the lower one."""
         connection = self._file.connection()
-        row = connection.execute(
-            "SELECT * FROM limits WHERE who = ? AND period = ?", (checked_who(who), period)
-        ).fetchone()
-        nothing = {"who": who, "period": period, "nano": None, "tokens": None}
-        return _budget(connection, row or nothing, self._clock())
+        rows = connection.execute(
+            f"SELECT * FROM {_LIMITS} WHERE who = ? AND period = ? ORDER BY source DESC",
+            (checked_who(who), period),
+        ).fetchall()
+        lowest = {
+            name: min((row[name] for row in rows if row[name] is not None), default=None)
+            for name in ("nano", "tokens")
+        }
+        source = rows[0]["source"] if rows else ""
+        return _budget(connection, {"who": who, "period": period, "source": source, **lowest}, self._clock())
 
     def hold(self, who: Sequence[str], usd: float | None, tokens: int) -> Held:
         """Hold the most that a call can use, for each of `who` and for `all`; `usd` is None where no price is known.
@@ -136,20 +160,14 @@ class Budgets:
         """
         charged = tuple(dict.fromkeys((*map(checked_who, who), ALL)))
         now = self._clock()
-        day, nano = _day(now), math.ceil((usd or 0.0) * _NANO)
+        day, nano, tokens = _day(now), _nano(usd or 0.0), _tokens(tokens)
         marks = ", ".join("?" * len(charged))
         with self._file.transaction() as connection:
-            limits = connection.execute(f"SELECT * FROM limits WHERE who IN ({marks})", charged).fetchall()
+            limits = connection.execute(f"SELECT * FROM {_LIMITS} WHERE who IN ({marks})", charged).fetchall()
             if not limits:
                 return Held(charged, day, None, now)
             connection.execute("DELETE FROM held WHERE until <= ?", (now,))
-            for row in limits:
-                if row["nano"] is not None and usd is None:
-                    raise OverBudget(
-                        f"{row['who']} has a budget in US dollars, and no price is known of the model: "
-                        "give it a budget in tokens only, or use another model"
-                    )
-                _refuse_if_over(_budget(connection, row, now), nano / _NANO, tokens)
+            _refuse_if_any(connection, limits, now, None if usd is None else nano, tokens)
             id = secrets.randbits(62)
             until = now + self._hold
             connection.executemany(
@@ -167,14 +185,33 @@ class Budgets:
             connection.execute("UPDATE held SET until = ? WHERE id = ?", (now + self._hold, held.id))
         return Held(held.who, held.day, held.id, now + self._hold)
 
+    def enlarge(self, held: Held, usd: float | None, tokens: int) -> None:
+        """Hold so much more for a call that uses more than it said; raises OverBudget, and holds what it held."""
+        if held.id is None:
+            return
+        now, nano, tokens = self._clock(), _nano(usd or 0.0), _tokens(tokens)
+        marks = ", ".join("?" * len(held.who))
+        with self._file.transaction() as connection:
+            limits = connection.execute(
+                f"SELECT * FROM {_LIMITS} WHERE who IN ({marks})", held.who
+            ).fetchall()
+            _refuse_if_any(connection, limits, now, None if usd is None else nano, tokens)
+            connection.execute(
+                "UPDATE held SET nano = nano + ?, tokens = tokens + ? WHERE id = ?", (nano, tokens, held.id)
+            )
+
     def settle(self, held: Held, usd: float, tokens: int) -> None:
-        """What the call did use takes the place of what was held, on the day on which it began."""
+        """What the call did use takes the place of what was held, on the day on which it began.
+
+        No call is charged more than a million dollars or 10^12 tokens: whoever says so is mistaken.
+        """
+        nano, tokens = _nano(usd), _tokens(tokens)
         with self._file.transaction() as connection:
             _let_go(connection, held)
             connection.executemany(
                 "INSERT INTO spent VALUES (?, ?, ?, ?, 1) ON CONFLICT (who, day) DO UPDATE SET"
                 " nano = nano + excluded.nano, tokens = tokens + excluded.tokens, calls = calls + 1",
-                [(who, held.day, round(usd * _NANO), tokens) for who in held.who],
+                [(who, held.day, nano, tokens) for who in held.who],
             )
 
     def release(self, held: Held) -> None:
@@ -195,6 +232,30 @@ def checked_who(who: str) -> str:
     return who
 
 
+def _nano(usd: float) -> int:
+    """Billionths of a dollar, of what one call can cost."""
+    if not usd > 0:  # nor NaN
+        return 0
+    return _MOST_NANO_OF_A_CALL if usd * _NANO >= _MOST_NANO_OF_A_CALL else math.ceil(round(usd * _NANO, 3))
+
+
+def _tokens(tokens: int) -> int:
+    return max(0, min(tokens, _MOST_TOKENS_OF_A_CALL))
+
+
+def _refuse_if_any(
+    connection: sqlite3.Connection, limits: Sequence[Any], now: float, nano: int | None, tokens: int
+) -> None:
+    """Raises OverBudget where a call that can use so much would pass one of the limits."""
+    for row in limits:
+        if row["nano"] is not None and nano is None:
+            raise OverBudget(
+                f"{row['who']} has a budget in US dollars, and no price is known of the model: "
+                "give it a budget in tokens only, or use another model"
+            )
+        _refuse_if_over(_budget(connection, row, now), (nano or 0) / _NANO, tokens)
+
+
 def _let_go(connection: sqlite3.Connection, held: Held) -> None:
     if held.id is not None:
         connection.execute("DELETE FROM held WHERE id = ?", (held.id,))
@@ -208,12 +269,12 @@ def _budget(connection: sqlite3.Connection, row: Any, now: float) -> Budget:
     today = _day(now)
     since = {"day": today, "month": today[:8] + "01", "total": ""}[row["period"]]
     used = connection.execute(
-        "SELECT coalesce(sum(nano), 0), coalesce(sum(tokens), 0), coalesce(sum(calls), 0) FROM spent"
-        " WHERE who = ? AND day >= ?",
+        # total() is a float, which no sum is too large for; it is exact up to nine million dollars.
+        "SELECT total(nano), total(tokens), coalesce(sum(calls), 0) FROM spent WHERE who = ? AND day >= ?",
         (row["who"], since),
     ).fetchone()
     held = connection.execute(
-        "SELECT coalesce(sum(nano), 0), coalesce(sum(tokens), 0) FROM held WHERE who = ? AND day >= ? AND until > ?",
+        "SELECT total(nano), total(tokens) FROM held WHERE who = ? AND day >= ? AND until > ?",
         (row["who"], since, now),
     ).fetchone()
     return Budget(
@@ -222,10 +283,11 @@ def _budget(connection: sqlite3.Connection, row: Any, now: float) -> Budget:
         None if row["nano"] is None else row["nano"] / _NANO,
         row["tokens"],
         used[0] / _NANO,
-        used[1],
+        int(used[1]),
         held[0] / _NANO,
-        held[1],
+        int(held[1]),
         used[2],
+        row["source"],
     )
 
 

@@ -19,6 +19,9 @@ CREATE INDEX IF NOT EXISTS answers_of_a_model ON answers (model, id);
 _KEPT = 500
 _LOOKED_AT = 100
 _FEWEST_TOKENS = 4
+_PATIENCE = 1.0
+"""Seconds that an answer waits for the file: it is worth more than its measurement."""
+_MOST_TOKENS = 10**15
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Measurements:
     """The last answers of each model, in a file of their own. Safe for many threads and processes."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        self._file = SqliteFile(path, _SCHEMA)
+        self._file = SqliteFile(path, _SCHEMA, _PATIENCE)
         self._clock = clock
 
     @classmethod
@@ -60,7 +63,13 @@ class Measurements:
             cursor = connection.execute(
                 "INSERT INTO answers (model, at, prompt_tokens, completion_tokens, first_token, seconds)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
-                (model, self._clock(), prompt_tokens, completion_tokens, first_token, seconds),
+                (
+                    model,
+                    self._clock(),
+                    *map(_counted, (prompt_tokens, completion_tokens)),
+                    first_token,
+                    seconds,
+                ),
             )
             if (cursor.lastrowid or 0) % 50 == 0:
                 connection.execute(
@@ -102,3 +111,8 @@ class Measurements:
     def close(self) -> None:
         """Close this thread's connection."""
         self._file.close()
+
+
+def _counted(tokens: int) -> int:
+    """A number that SQLite can hold."""
+    return max(0, min(int(tokens), _MOST_TOKENS))

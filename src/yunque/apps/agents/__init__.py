@@ -1,8 +1,8 @@
 """Agents: models that plan, call tools within limits, and check what they answer; every step is kept."""
 
 from yunque.apps.agents.agent import Agent, AgentAnswer, numbers_are_in_results
-from yunque.apps.agents.limits import Limits, Spent, read_limits
-from yunque.apps.agents.reading import read_tools
+from yunque.apps.agents.limits import Limits, Spent
+from yunque.apps.agents.reading import read_tool, read_tools, tool_mistakes
 from yunque.apps.agents.runner import AgentRunner, Replay
 from yunque.apps.agents.session import PendingCall, ToolRecord
 from yunque.apps.agents.tools import AgentTool, CallContext, ToolError, ToolResult, function_tool
@@ -22,6 +22,7 @@ __all__ = [
     "ToolResult",
     "function_tool",
     "numbers_are_in_results",
-    "read_limits",
+    "read_tool",
     "read_tools",
+    "tool_mistakes",
 ]

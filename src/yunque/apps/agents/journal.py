@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from yunque.apps.keeping.database import SqliteDatabase, Vanished
+from yunque.apps.keeping.holding import Held
 from yunque.apps.keeping.sealing import Seals, Unreadable
 from yunque.errors import UserError
 from yunque.workspace import Workspace
@@ -41,7 +42,8 @@ StepKind = Literal["model", "tool"]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run of an agent. `begun` is what it was given: the question, its language, the marks of its data."""
+    """A run of an agent. `begun` is what it was given: the question, its language, the marks of its data, and where
+    its agent comes from."""
 
     id: str
     agent: str
@@ -53,11 +55,15 @@ class RunRecord:
     pending: dict[str, Any] | None
     answer: str | None
 
+    @property
+    def origin(self) -> str:
+        """Where its agent can be found again (an app with its version); empty where nobody said."""
+        return str(self.begun.get("origin", ""))
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, without what was said."""
-        return {
-            name: getattr(self, name) for name in ("id", "agent", "status", "parent", "created", "updated")
-        }
+        names = ("id", "agent", "origin", "status", "parent", "created", "updated")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -176,6 +182,14 @@ class Journal:
     def hold(self, run: str) -> AbstractContextManager[None]:
         """Be the only one that works on a run; raises `keeping.holding.Held`."""
         return self.database.hold(run)
+
+    def under_way(self, run: str) -> bool:
+        """Whether somebody works on a run."""
+        try:
+            with self.hold(run):
+                return False
+        except Held:
+            return True
 
     def delete(self, runs: list[str]) -> bool:
         """Delete runs, with those that other agents did for them: rows, keys and bytes. False if somebody reading

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from yunque.configuration import Settings, validated
+from yunque.configuration import Settings
 from yunque.llm.face import Cost, Usage
 
 LimitName = Literal["steps", "tokens", "usd", "seconds", "context", "repeated"]
@@ -94,12 +94,3 @@ class LimitReached(Exception):
         super().__init__(limit)
         self.limit: LimitName = limit
         self.allowed = allowed
-
-
-def read_limits(values: Any, where: str) -> Limits:
-    """Limits as a file gives them; raises UserError that names `where` and the field."""
-    from yunque.errors import UserError
-
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: limits are a mapping of {', '.join(Limits.model_fields)}")
-    return validated(Limits, values, where)

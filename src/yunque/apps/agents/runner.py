@@ -53,9 +53,11 @@ class AgentRunner:
         subject: str = "",
         id: str | None = None,
         parent: str | None = None,
+        origin: str = "",
     ) -> AgentAnswer:
         """Answer a question. Without `approve` a call that needs a person's approval pauses the run: `decide`, then
-        `resume`. A run whose `id` is there already goes on. Raises UserError for what the caller did wrongly;
+        `resume`. A run whose `id` is there already goes on. `origin` says where the agent can be found again, such as
+        an app with its version; it is kept in the run's record. Raises UserError for what the caller did wrongly;
         whatever models and tools do ends in an answer."""
         if not question.strip():
             raise UserError("the question is empty")
@@ -63,6 +65,7 @@ class AgentRunner:
             "question": question.strip(),
             "language": language or ("en" if language_of(question) == "en" else "es"),
             "nonce": secrets.token_hex(8),
+            "origin": origin,
         }
         record = self.journal.begin(agent.name, begun, subject, id, parent)
         if record.begun["question"] != question.strip():

@@ -15,9 +15,10 @@ from yunque.apps.agents.journal import Journal
 from yunque.apps.agents.limits import LimitReached, Limits, Spent
 from yunque.apps.agents.privacy import Privacy
 from yunque.apps.agents.tape import Tape
-from yunque.apps.agents.tools import AgentTool, CallContext, ToolError, plain_result
+from yunque.apps.agents.tools import AgentTool, CallContext, ToolError, ToolResult, plain_result
 from yunque.apps.agents.wording import DENIED, REPEATED, UNCERTAIN, WITHHELD
 from yunque.apps.agents.wrapping import cut, wrapped
+from yunque.apps.chains.apart import apart, reason_of
 from yunque.apps.keeping.json_values import digest, to_text
 from yunque.generate.config import GenerationConfig, ToolFormat
 from yunque.llm.face import (
@@ -205,7 +206,9 @@ class Session:
     def _reason_to_ask(self, tool: AgentTool, arguments: dict[str, Any]) -> str:
         """Why a person has to agree to a call; empty where nobody has to."""
         try:
-            if tool.needs_approval(arguments):
+            with apart():
+                needed = tool.needs_approval(arguments)
+            if needed:
                 return "the tool is marked so"
         except Exception as error:  # a rule that fails must not let a call through
             return f"the rule for its approval failed ({type(error).__name__})"
@@ -241,13 +244,13 @@ class Session:
             runner=setting.runner,
         )
         spent = Spent()
+
+        def made() -> ToolResult:
+            with apart():
+                return plain_result(tool.run(real, context))
+
         try:
-            made = (
-                tool.run(real, context)
-                if tool.ends_itself
-                else _in_time(lambda: tool.run(real, context), seconds)
-            )
-            result = plain_result(made)
+            result = made() if tool.ends_itself else _in_time(made, seconds)
             spent, failed = result.spent, False
             text = result.value if isinstance(result.value, str) else to_text(result.value)
         except Paused:
@@ -258,7 +261,7 @@ class Session:
             after = "; it may still be done" if tool.effect != "none" else ""
             text, failed = f"no answer within {seconds:.3g} seconds{after}", True
         except Exception as error:
-            text, failed = f"{type(error).__name__}: {error}", True
+            text, failed = reason_of(error), True
         text = cut(text, setting.most_characters) if not failed else text[:_LONGEST_ERROR]
         took = Spent(0, Usage(0, 0), Cost(0.0), time.monotonic() - began - spent.seconds)
         return {"text": text, "failed": failed, "spent": (spent + took).as_dict()}

@@ -9,32 +9,29 @@ from yunque.apps.chains.steps import BranchStep, FunctionStep, MapStep, PromptSt
 from yunque.errors import UserError
 
 _NAME = re.compile(r"\w[\w. -]{0,99}")
+Fault = tuple[Step | None, str]
+"""What is wrong with a step, or with the whole chain."""
 
 
 class Chain:
     """Steps under a name. `takes` and `gives` are the types of its input and its result; `source` tells where it can
-    be read again, for a run that goes on later. Raises UserError naming the step that does not fit."""
+    be read again, for a run that goes on later. Raises UserError naming the steps that do not fit."""
 
     def __init__(self, name: str, steps: Sequence[Step], source: Mapping[str, Any] | None = None) -> None:
         self.name, self.steps, self.source = name, tuple(steps), dict(source or {})
-        if not _NAME.fullmatch(name):
-            raise UserError(f"{name!r} cannot be the name of a chain: use letters, digits, '.', '_' and '-'")
-        if not steps:
-            raise UserError(f"chain {name}: has no steps")
-        seen: set[str] = set()
-        for one in every_step(self.steps):
-            if one.name in seen:
-                raise UserError(
-                    f"chain {name}: two steps are called {one.name!r}; each needs a name of its own"
-                )
-            seen.add(one.name)
-        self.takes = _takes(self.steps[0])
-        self.gives = _check(self.steps, self.takes, {"input": self.takes}, f"chain {name}")
+        faults, self.takes, self.gives = _examined(name, self.steps)
+        if faults:
+            raise UserError("\n".join(said for _, said in faults))
 
     @property
     def outline(self) -> list[Any]:
         """The names of its steps as a tree: what a run that goes on must find again."""
         return _outline(self.steps)
+
+
+def faults_of(name: str, steps: Sequence[Step]) -> list[Fault]:
+    """All that is wrong with a chain of these steps; nothing where it can be made."""
+    return _examined(name, steps)[0]
 
 
 def every_step(steps: Sequence[Step]) -> Iterator[Step]:
@@ -64,6 +61,23 @@ def lookup(values: Mapping[str, Any], reference: str, where: str) -> Any:
     return value
 
 
+def _examined(name: str, steps: Sequence[Step]) -> tuple[list[Fault], Any, Any]:
+    """What is wrong with a chain, and the types of what it takes and gives."""
+    found: list[Fault] = []
+    if not _NAME.fullmatch(name):
+        found.append((None, f"{name!r} cannot be the name of a chain: use letters, digits, '.', '_' and '-'"))
+    if not steps:
+        return [*found, (None, f"chain {name}: has no steps")], Any, Any
+    seen: set[str] = set()
+    for one in every_step(steps):
+        if one.name in seen:
+            said = f"chain {name}: two steps are called {one.name!r}; each needs a name of its own"
+            found.append((one, said))
+        seen.add(one.name)
+    takes = _takes(steps[0])
+    return found, takes, _check(steps, takes, {"input": takes}, f"chain {name}", found)
+
+
 def _outline(steps: Sequence[Step]) -> list[Any]:
     told: list[Any] = []
     for one in steps:
@@ -86,18 +100,27 @@ def _takes(first: Step) -> Any:
     return Any
 
 
-def _check(steps: Sequence[Step], given: Any, known: Mapping[str, Any], where: str) -> Any:
-    """Check that each step takes what it is given; returns the type of what the last one gives."""
+def _check(
+    steps: Sequence[Step], given: Any, known: Mapping[str, Any], where: str, found: list[Fault]
+) -> Any:
+    """Check that each step takes what it is given, and add what is wrong to `found`; returns the type of what the
+    last one gives."""
     names, before = dict(known), "the chain's input" if len(known) == 1 else "what comes in"
     for one in steps:
         names["previous"] = given
-        given = _checked(one, given, names, where, before)
+        try:
+            given = _checked(one, given, names, where, before, found)
+        except UserError as error:
+            found.append((one, str(error)))
+            given = one.gives if isinstance(one, FunctionStep) else Any
         names[one.name] = given
         before = f"what {one.name} gives"
     return given
 
 
-def _checked(one: Step, given: Any, names: Mapping[str, Any], where: str, before: str) -> Any:
+def _checked(
+    one: Step, given: Any, names: Mapping[str, Any], where: str, before: str, found: list[Fault]
+) -> Any:
     at = f"{where}, step {one.name}"
     if isinstance(one, FunctionStep):
         _check_function(one, given, names, at, before)
@@ -112,16 +135,16 @@ def _checked(one: Step, given: Any, names: Mapping[str, Any], where: str, before
         if item is None:
             raise UserError(f"{at}: goes over a list, but {one.over or before} is {shown(listed)}")
         inner = {**names, "item": item}
-        return list[_check(one.steps, item, inner, at)]  # type: ignore[misc]
+        return list[_check(one.steps, item, inner, at, found)]  # type: ignore[misc]
     if isinstance(one.choose, str):
         _referred(one.choose, names, at)
     else:
         _check_function(one.choose, given, names, at, before)
         if not fits(one.choose.gives, str | int | bool):
             raise UserError(f"{at}: its function must give the name of a case, not {shown(one.choose.gives)}")
-    ways = [_check(inner, given, names, f"{at}, case {label}") for label, inner in one.cases.items()]
+    ways = [_check(inner, given, names, f"{at}, case {label}", found) for label, inner in one.cases.items()]
     if one.default is not None:
-        ways.append(_check(one.default, given, names, f"{at}, the default case"))
+        ways.append(_check(one.default, given, names, f"{at}, the default case", found))
     return Union[tuple(ways)]  # noqa: UP007
 
 

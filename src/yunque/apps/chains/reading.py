@@ -1,6 +1,7 @@
 """A chain as YAML: `name` and `steps`; what is wrong is told with the field that it stands in."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,10 +10,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from yunque.apps.chains.chain import Chain
-from yunque.apps.chains.functions import function_called, object_in
-from yunque.apps.chains.steps import NAME, RESERVED, Retry, Step, ask, branch, map_over, step
-from yunque.configuration import Settings, read_yaml, validated
+from yunque.apps.chains.chain import Chain, faults_of
+from yunque.apps.chains.functions import beside, function_called, object_in
+from yunque.apps.chains.mistakes import At, Mistakes, Place
+from yunque.apps.chains.steps import (
+    NAME,
+    RESERVED,
+    FunctionStep,
+    Retry,
+    Step,
+    ask,
+    branch,
+    label_of,
+    map_over,
+    step,
+)
+from yunque.configuration import Settings, read_yaml
 from yunque.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +34,7 @@ if TYPE_CHECKING:
 ReadPrompt = Callable[[str, str], "Prompt"]
 """The prompt of a name, and where the name stands."""
 _KINDS = ("function", "prompt", "map", "branch")
+_SCRIPTED = "scripted:"
 
 
 class _Function(Settings):
@@ -66,14 +80,20 @@ class _Head(Settings):
 
 @dataclass(frozen=True)
 class _Around:
-    """What the steps of a file are read with."""
+    """What the steps of a file are read with, and what comes of it beside them."""
 
     folder: Path | None
     functions: Mapping[str, Callable[..., Any]]
     read_prompt: ReadPrompt
     model: str | None
+    mistakes: Mistakes
+    opened: list[Path]
     before: list[str] = field(default_factory=lambda: list(RESERVED))
     """The names that a step may refer to: what is given, and the steps that were read before it."""
+    places: dict[int, At] = field(default_factory=dict)
+    """Where each step stands, by its identity."""
+    nameless: list[At] = field(default_factory=list)
+    """Steps that could not be read so far that others could refer to them."""
 
 
 def read_chain(
@@ -83,23 +103,42 @@ def read_chain(
     functions: Mapping[str, Callable[..., Any]] | None = None,
     read_prompt: ReadPrompt | None = None,
     source: Mapping[str, Any] | None = None,
+    opened: list[Path] | None = None,
 ) -> Chain:
     """The chain that `values` (`name`, `steps`, and a `model` for prompts that name none) describe.
 
     `folder` is where its Python and prompt files lie, `functions` are others that it may name, `read_prompt` finds
-    prompts by other names (of the workspace). Raises UserError that names `where` and the field.
+    prompts by other names (of the workspace). The files that were opened are put into `opened`, each as
+    `folder / NAME`. Raises UserError with a line for each mistake, which names `where` and the field.
     """
-    head = validated(_Head, dict(values), where)
-    around = _Around(folder, functions or {}, read_prompt or _no_prompt, head.model)
-    steps = _steps(head.steps, f"{where}: steps", around)
-    try:
-        return Chain(head.name, steps, source)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+    mistakes = Mistakes()
+    read = _read(values, where, folder, functions, read_prompt, opened, mistakes)
+    mistakes.end()
+    assert read is not None
+    return Chain(*read, source)
+
+
+def chain_mistakes(
+    values: Mapping[str, Any],
+    where: str,
+    folder: Path | None = None,
+    read_prompt: ReadPrompt | None = None,
+    functions: Mapping[str, Callable[..., Any]] | None = None,
+    opened: list[Path] | None = None,
+) -> list[tuple[Place, str]]:
+    """All that is wrong with what `read_chain` would read: the place of each, such as `("steps", 1, "model")`, and
+    what is wrong there."""
+    mistakes = Mistakes()
+    _read(values, where, folder, functions, read_prompt, opened, mistakes)
+    return mistakes.places()
 
 
 def read_chain_file(path: Path, read_prompt: ReadPrompt | None = None) -> Chain:
-    """The chain of a YAML file, or of a Python file (`FILE.py:NAME`, NAME is a Chain); raises UserError."""
+    """The chain of a YAML file, or of a Python file (`FILE.py:NAME`, NAME is a Chain); raises UserError.
+
+    The YAML file may be that of an app with steps. What else such a file says (guards, policy, memory) is the app's,
+    and does not hold for its chain alone.
+    """
     file, colon, name = str(path).rpartition(":")
     if colon and file.endswith(".py"):
         found = object_in(Path(file).resolve(), name, file)
@@ -109,78 +148,193 @@ def read_chain_file(path: Path, read_prompt: ReadPrompt | None = None) -> Chain:
     if path.suffix == ".py":
         raise UserError(f"{path}: say which chain of it: {path}:NAME")
     source = {"file": str(path.resolve())}
-    return read_chain(read_yaml(path), str(path), path.resolve().parent, None, read_prompt, source)
+    values = _without_app(read_yaml(path), str(path))
+    return read_chain(values, str(path), path.resolve().parent, None, read_prompt, source)
 
 
-def _steps(values: Sequence[Any], where: str, around: _Around) -> list[Step]:
+def _without_app(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Of an app's file, which has guards, what its chain is made of; another file as it is."""
+    if "guards" not in values:
+        return values
+    if not values.get("steps"):
+        raise UserError(f"{where}: is an app without steps: ask it with yunque app run")
+    from yunque.apps.definition import AppDefinition
+
+    known = {of.alias or name for name, of in AppDefinition.model_fields.items()} - set(_Head.model_fields)
+    return {name: value for name, value in values.items() if name not in known}
+
+
+def _read(
+    values: Mapping[str, Any],
+    where: str,
+    folder: Path | None,
+    functions: Mapping[str, Callable[..., Any]] | None,
+    read_prompt: ReadPrompt | None,
+    opened: list[Path] | None,
+    mistakes: Mistakes,
+) -> tuple[str, list[Step]] | None:
+    """The name and the steps; what is wrong is in `mistakes`."""
+    root = At((), where)
+    head = mistakes.read(_Head, dict(values), root)
+    # A model that cannot be read is one mistake, not one of each step.
+    model = head.model if head else str(values.get("model"))
+    around = _Around(folder, functions or {}, read_prompt or _no_prompt, model, mistakes,
+                     [] if opened is None else opened)  # fmt: skip
+    listed = head.steps if head else values.get("steps")
+    steps = _steps(listed if isinstance(listed, list) else [], root.below("steps"), around)
+    if head is None or not steps:
+        return None
+    if not around.nameless:
+        for one, said in faults_of(head.name, steps):
+            at = around.places[id(one)] if one else root.below("name")
+            mistakes.add(at, said.removeprefix(f"chain {head.name}, ").removeprefix(f"chain {head.name}: "))
+    return head.name, steps
+
+
+def _steps(values: Sequence[Any], where: At, around: _Around) -> list[Step]:
+    """The steps of a list; in the place of one that cannot be read stands one that takes and gives anything."""
     steps: list[Step] = []
     for number, one in enumerate(values):
-        steps.append(_step(one, f"{where}.{number}", around))
-        around.before.append(steps[-1].name)
+        at = where.below(number)
+        name = _name_in(one)
+        if isinstance(one, Mapping) and isinstance(one.get("name"), str) and name:
+            at = at.called(name)
+        read = _step(one, at, around)
+        if read is None and name is None:
+            around.nameless.append(at)
+            continue
+        if read is None:
+            read = FunctionStep(str(name), _nothing, Any, Any, {}, None)
+        steps.append(read)
+        around.places[id(read)] = at
+        around.before.append(read.name)
     return steps
 
 
-def _step(values: Any, where: str, around: _Around) -> Step:
+def _name_in(values: Any) -> str | None:
+    """What a step is called, as far as that can be told without reading it."""
     if not isinstance(values, Mapping):
-        raise UserError(f"{where}: a step is a mapping with one of {', '.join(_KINDS)}")
-    name = values.get("name")
-    if isinstance(name, str) and NAME.fullmatch(name):
-        where = f"{where} ({name})"
+        return None
+    name = values.get("name") or str(values.get("function", "")).rpartition(":")[2]
+    return name if isinstance(name, str) and NAME.fullmatch(name) else None
+
+
+def _nothing(value: Any) -> Any:
+    return value
+
+
+def _step(values: Any, at: At, around: _Around) -> Step | None:
+    if not isinstance(values, Mapping):
+        around.mistakes.add(at, f"a step is a mapping with one of {', '.join(_KINDS)}")
+        return None
     kinds = [kind for kind in _KINDS if kind in values]
     if len(kinds) != 1:
         said = f"has {' and '.join(kinds)}" if kinds else "has none of them"
-        raise UserError(f"{where}: a step has one of {', '.join(_KINDS)}; this one {said}")
+        around.mistakes.add(at, f"a step has one of {', '.join(_KINDS)}; this one {said}")
+        return None
     read = {"function": _function, "prompt": _prompt, "map": _map, "branch": _branch}[kinds[0]]
-    try:
-        return read(dict(values), where, around)
-    except UserError as error:
-        if str(error).startswith(where.split(":")[0]):
-            raise
-        raise UserError(f"{where}: {error}") from None
+    with around.mistakes.told(at):
+        return read(dict(values), at, around)
+    return None
 
 
-def _function(values: dict[str, Any], where: str, around: _Around) -> Step:
-    read = validated(_Function, values, where)
-    function = function_called(read.function, f"{where}.function", around.folder, around.functions)
+def _function(values: dict[str, Any], at: At, around: _Around) -> Step | None:
+    read = around.mistakes.read(_Function, values, at)
+    function = _called(read.function, at.below("function"), around) if read else None
+    if read is None or function is None:
+        return None
     return step(function, read.name, read.reads, read.retry, read.once)
 
 
-def _prompt(values: dict[str, Any], where: str, around: _Around) -> Step:
-    from yunque.apps.prompts import prompt_from_text, read_prompt
+def _called(name: str, at: At, around: _Around) -> Callable[..., Any] | None:
+    with around.mistakes.told(at):
+        return function_called(name, at.told, around.folder, around.functions, around.opened)
+    return None
 
-    read = validated(_Prompt, values, where)
+
+def _prompt(values: dict[str, Any], at: At, around: _Around) -> Step | None:
+    read = around.mistakes.read(_Prompt, values, at)
+    if read is None:
+        return None
     model = read.model or around.model
     if model is None:
-        raise UserError(f"{where}: names no model, and neither does the chain (model: NAME)")
+        around.mistakes.add(at, "names no model, and neither does the chain (model: NAME)")
     inputs = dict(read.inputs)
-    if "\n" in read.prompt or "{{" in read.prompt:
-        text, inputs = _inline(read, around.before)
-        prompt = prompt_from_text(text, f"{where}.prompt")
-    elif read.answer is not None or read.generation is not None:
-        raise UserError(f"{where}: answer and generation stand in the prompt's own file")
-    elif around.folder is not None and (around.folder / read.prompt).is_file():
-        prompt = read_prompt(around.folder / read.prompt)
-    else:
-        prompt = around.read_prompt(read.prompt, f"{where}.prompt")
-    return ask(read.name, prompt, model, inputs, read.language, read.retry)
+    prompt = None
+    with around.mistakes.told(at.below("prompt")):
+        if "\n" in read.prompt or "{{" in read.prompt:
+            text, inputs = _inline(read, around.before)
+            prompt = _prompt_in(text, read.prompt.lstrip().startswith("---"), at.below("prompt").told)
+        elif read.answer is not None or read.generation is not None:
+            raise UserError("answer and generation stand in the prompt's own file")
+        else:
+            prompt = _prompt_called(read.prompt, at.below("prompt").told, around)
+    if prompt is None or model is None:
+        return None
+    return ask(read.name, prompt, _model_beside(model, around.folder), inputs, read.language, read.retry)
 
 
-def _map(values: dict[str, Any], where: str, around: _Around) -> Step:
-    read = validated(_Map, values, where)
-    inner = _steps(read.steps, f"{where}.steps", around)
+def _prompt_in(text: str, has_head: bool, where: str) -> "Prompt":
+    """The prompt in a text; lines are told only where all of them were written by a person."""
+    from yunque.apps.prompts import prompt_from_text
+
+    try:
+        return prompt_from_text(text, where)
+    except UserError as error:
+        said = r"line \1 of it: " if has_head else ""
+        raise UserError(re.sub(rf"\A{re.escape(where)}:(\d+): ", said, str(error))) from None
+
+
+def _prompt_called(name: str, where: str, around: _Around) -> "Prompt":
+    """The prompt of a file beside the chain, or of another name."""
+    from yunque.apps.prompts import read_prompt
+
+    if around.folder is None or not _is_file(around.folder / os.path.normpath(name)):
+        return around.read_prompt(name, where)
+    path = beside(around.folder, name, where)
+    around.opened.append(path)
+    return read_prompt(path)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a text that is too long for a name, or holds what no name may
+        return False
+
+
+def _model_beside(model: str, folder: Path | None) -> str:
+    """A scripted model whose file lies beside the chain's, by its whole path; any other name as it is."""
+    file = model.removeprefix(_SCRIPTED)
+    if folder is None or file == model or not _is_file(folder / file):
+        return model
+    return f"{_SCRIPTED}{(folder / file).resolve()}"
+
+
+def _map(values: dict[str, Any], at: At, around: _Around) -> Step | None:
+    read = around.mistakes.read(_Map, values, at)
+    if read is None:
+        return None
+    inner = _steps(read.steps, at.below("steps"), around)
+    if read.steps and not inner:
+        return None
     over = None if read.map == "previous" else read.map
     return map_over(*inner, name=read.name, over=over, parallel=read.parallel, failures=read.failures)
 
 
-def _branch(values: dict[str, Any], where: str, around: _Around) -> Step:
-    read = validated(_Branch, values, where)
-    cases = {label: _steps(inner, f"{where}.cases.{label}", around) for label, inner in read.cases.items()}
-    default = None if read.default is None else _steps(read.default, f"{where}.default", around)
-    chosen = (
-        function_called(read.branch, f"{where}.branch", around.folder, around.functions)
-        if ":" in read.branch or read.branch in around.functions
-        else read.branch
-    )
+def _branch(values: dict[str, Any], at: At, around: _Around) -> Step | None:
+    read = around.mistakes.read(_Branch, values, at)
+    if read is None:
+        return None
+    cases = {
+        label: _steps(inner, at.below("cases", label_of(label)), around)
+        for label, inner in read.cases.items()
+    }
+    default = None if read.default is None else _steps(read.default, at.below("default"), around)
+    is_function = ":" in read.branch or read.branch in around.functions
+    chosen = _called(read.branch, at.below("branch"), around) if is_function else read.branch
+    if chosen is None:
+        return None
     return branch(chosen, cases, read.name, default)  # type: ignore[arg-type]
 
 

@@ -3,6 +3,7 @@
 Kept in the clear, in the private folder of the workspace (or in the Postgres that is named instead).
 """
 
+import os
 import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -313,6 +314,11 @@ class States:
     def _subjects(self, run: str) -> tuple[str, ...]:
         rows = self.database.read("SELECT subject FROM subjects WHERE run = ? ORDER BY subject", (run,))
         return tuple(str(row["subject"]) for row in rows)
+
+
+def place_of_states(root: Path) -> Path | str:
+    """Where the runs of a workspace are kept: its folder `root`, or the Postgres at the address YUNQUE_STATES."""
+    return os.environ.get("YUNQUE_STATES") or root
 
 
 def open_states(where: Path | str) -> States:

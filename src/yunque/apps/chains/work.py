@@ -8,6 +8,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoo
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from yunque.apps.chains.apart import apart, reason_of
 from yunque.apps.chains.chain import lookup
 from yunque.apps.chains.context import OpenModel, Recall, StepContext
 from yunque.apps.chains.doing import do_step, fed
@@ -22,11 +23,20 @@ LONGEST_ERROR = 2000
 
 
 class StepFailed(UserError):
-    """A step that failed as often as it may be tried; `__cause__` is why."""
+    """A step that failed as often as it may be tried; `__cause__` is why.
+
+    As a text it says why, which is for the owner of the workspace: an exception may hold a password. `told` is for
+    anybody else.
+    """
 
     def __init__(self, run: str, path: str, reason: str) -> None:
         super().__init__(f"run {run}, step {path}: {reason}")
-        self.run, self.path = run, path
+        self.run, self.path, self.reason = run, path, reason
+
+    @property
+    def told(self) -> str:
+        """That it failed, and which run says why."""
+        return f"step {self.path} failed; run {self.run} says why"
 
 
 class _Stopped(Exception):
@@ -185,7 +195,8 @@ class Work:
             )
             began = time.monotonic()
             try:
-                result = do_step(one, fed(one, values, path), context)
+                with apart():
+                    result = do_step(one, fed(one, values, path), context)
             except RunDeleted:
                 raise
             except Exception as error:
@@ -223,7 +234,7 @@ def _raise_first(finished: Iterable[Future[None]]) -> None:
 def _reason(error: Exception) -> str:
     if isinstance(error, UserError | ModelUnavailable):
         return str(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return reason_of(error)
 
 
 def key_of(run: str, path: str) -> str:

@@ -8,7 +8,6 @@ from yunque.apps.memory.window import (
     Summary,
     Window,
     conversation_window,
-    counted_by,
     estimated_tokens,
 )
 
@@ -22,7 +21,6 @@ __all__ = [
     "Summary",
     "Window",
     "conversation_window",
-    "counted_by",
     "estimated_tokens",
     "read_policy",
 ]

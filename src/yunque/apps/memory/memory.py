@@ -34,6 +34,10 @@ CREATE TABLE messages (
 CREATE TABLE gone (id TEXT PRIMARY KEY, time TEXT NOT NULL)
 """
 _BETWEEN_SWEEPS = timedelta(hours=1)
+_SESSION_LIFE = timedelta(days=1)
+MOST_IN_SESSION = 10_000
+"""How many conversations are kept in the memory of a process; beyond that, and a day after its last message, the one
+that was used the longest ago is let go."""
 Now = Callable[[], datetime]
 
 
@@ -100,6 +104,7 @@ class Memory:
             self.expire()
         if self.policy.keep == "session":
             with self._turn:
+                self._let_go(MOST_IN_SESSION - 1)
                 self._session[id] = (Conversation(id, app, time, time, "", 0, None), subject, [])
         elif self._database is not None:
             self._seals.make(id)
@@ -125,6 +130,8 @@ class Memory:
                 about, subject, kept = self._in_session(id)
                 number = kept[-1].number + 1 if kept else 0
                 kept += [Kept(number + n, self._moment(), one) for n, one in enumerate(messages)]
+                # Behind the others: they stand in the order in which they were used.
+                del self._session[id]
                 self._session[id] = (
                     Conversation(id, about.app, about.created, self._moment(), "", len(kept), about.summary),
                     *(subject, kept),
@@ -166,6 +173,7 @@ class Memory:
         """All of them, the latest first; those of one person, if named."""
         if self.policy.keep == "session":
             with self._turn:
+                self._let_go()
                 found = [about for about, whose, _ in self._session.values() if subject in (None, whose)]
             return sorted(found, key=lambda one: one.updated, reverse=True)
         if self._database is None:
@@ -236,7 +244,8 @@ class Memory:
     def expire(self) -> int:
         """Erase what has expired; returns how many. What has expired is not shown even before."""
         if self._database is None:
-            return 0
+            with self._turn:
+                return self._let_go()
         self._swept = self._now()
         rows = self._database.read("SELECT id, expires FROM conversations")
         # One whose key is gone was being erased when the process was killed.
@@ -289,9 +298,25 @@ class Memory:
                 self._database.wipe()
 
     def _in_session(self, id: str) -> tuple[Conversation, str, list[Kept]]:
+        self._let_go()
         if id not in self._session:
-            raise UserError(f"there is no conversation {id!r} in this session")
+            raise UserError(
+                f"there is no conversation {id!r} in this session (one is let go a day after its last message)"
+            )
         return self._session[id]
+
+    def _let_go(self, most: int = MOST_IN_SESSION) -> int:
+        """Let those go that nobody used for too long, and the oldest beyond `most`; returns how many. They stand in
+        the order in which they were used, so none is looked at that stays."""
+        last = (self._now().astimezone(UTC) - _SESSION_LIFE).isoformat(timespec="milliseconds")
+        gone = 0
+        while self._session:
+            oldest = next(iter(self._session))
+            if self._session[oldest][0].updated > last and len(self._session) <= most:
+                break
+            del self._session[oldest]
+            gone += 1
+        return gone
 
     def _row(self, id: str) -> Any:
         assert self._database is not None

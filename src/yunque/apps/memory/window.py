@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from yunque.generate.config import GenerationConfig
 from yunque.llm.face import ContextOverflow, LanguageModel, Message, ModelUnavailable
@@ -132,14 +131,6 @@ def estimated_tokens(message: Message) -> int:
     """Tokens of a message where its model's tokenizer is not known: one for three bytes, and some for its frame."""
     calls = "".join(f"{call.name}{call.arguments}" for call in message.tool_calls)
     return len((message.content + calls).encode(errors="replace")) // 3 + _TOKENS_OF_A_MESSAGE
-
-
-def counted_by(model: LanguageModel) -> Count:
-    """Counts with the tokenizer of a model that runs here, and estimates for any other."""
-    tokenizer: Any = getattr(model, "tokenizer", None)
-    if tokenizer is None:
-        return estimated_tokens
-    return lambda message: len(tokenizer.encode(message.content)) + _TOKENS_OF_A_MESSAGE
 
 
 def _turns(messages: Sequence[Message]) -> list[list[int]]:

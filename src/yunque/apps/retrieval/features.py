@@ -169,6 +169,8 @@ class Features:
         quotes = [passage.quote(unit) for unit in passage.units]
         heading = self.read(heading_of(passage), language)
         own = [self.read(quote, language) for quote in quotes]
+        self.index.keywords.learn(stem for one in own for stem in one.stems)
+        wanted = frozenset().union(*forms)
         asks = self.read(" ".join(quote for quote in quotes if quote.endswith("?")), language)
         above = [self._match(term, heading, language) for term in terms]
         before = [self._match(term, asks, language) for term in terms]
@@ -201,7 +203,7 @@ class Features:
                 "misfits": float(fits < 0),
                 "specific": self._specific(question, one),
                 "fitting": max(fits, 0.0) * _share(terms, near),
-                "focus": self._focus(one, forms),
+                "focus": self._focus(one, wanted),
                 "sentence_vector": float(asked_vector @ self._vector(quotes[position], language)),
                 "record": float(RECORD.match(quotes[position]) is not None),
             }
@@ -245,8 +247,7 @@ class Features:
     def _forms(self, term: Term, language: Language) -> frozenset[str]:
         return term.stems[language] | self.synonyms.expansions(term.groups, language) | term.parts
 
-    def _focus(self, found: Reading, forms: Sequence[frozenset[str]]) -> float:
-        wanted = frozenset().union(*forms)
+    def _focus(self, found: Reading, wanted: frozenset[str]) -> float:
         weights = {stem: self.index.keywords.idf(stem) for stem in found.stems if not stem[0].isdigit()}
         whole = sum(weights.values())
         return sum(weight for stem, weight in weights.items() if stem in wanted) / whole if whole else 0.0

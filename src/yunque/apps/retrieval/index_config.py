@@ -37,7 +37,10 @@ class IndexConfig(Settings):
         return {**kept, **({"dimensions": self.dimensions} if self.embedder == "corpus" else {})}
 
 
+# `json.dumps` would make an encoder for every passage.
+_WRITER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, default=list)
+
+
 def digest(*values: Any) -> str:
     """20 hexadecimal digits for JSON values."""
-    written = json.dumps(values, ensure_ascii=False, sort_keys=True, default=list)
-    return hashlib.sha256(written.encode()).hexdigest()[:20]
+    return hashlib.sha256(_WRITER.encode(values).encode()).hexdigest()[:20]

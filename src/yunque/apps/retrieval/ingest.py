@@ -349,16 +349,17 @@ class _Run:
 
     def _spooled(self, unit: Unit, view: int) -> Iterator[Entry]:
         """The entries of a spooled unit. The id tells the content, and from which view on it is there."""
-        often: dict[str, int] = {}
+        seen = set[str]()
+        number = unit_number(unit.key)
         for values in self.ledger.spooled_passages(unit.key):
             passage = Passage.from_dict(values["passage"])
             content = digest(
                 unit.key, passage.heading, passage.start, passage.text, values["fields"], values["groups"]
             )
-            often[content] = often.get(content, 0) + 1
-            if often[content] > 1:
+            if content in seen:
                 continue  # the same words under the same heading at the same place of two rows
-            fields = {**values["fields"], "unit": unit_number(unit.key)}
+            seen.add(content)
+            fields = {**values["fields"], "unit": number}
             yield entry_of(passage, f"{content}-{view}", None, fields, values["groups"])
 
     def _artifact(self, generation: Generation, parents: Sequence[Artifact], only: bool) -> Artifact:

@@ -4,6 +4,7 @@ Everything is an offset into the row's own text, so a quotation can always be fo
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,12 @@ _CODE_LINE = re.compile(
     r".*[;{}]|.*\w\(.*\)[;:]?|\s*[\w.\[\]\"']+ (?:=|\+=|:=|->|=>) .+)\s*"
 )
 _CODE_WIDTH = 200
+_FULL_LINE = re.compile(r"[^\s](?:[^\n]*[^\s])?")
 _FIELD = re.compile(r"\s*[\w /()-]{1,40}: \S")
-_SENTENCE_END = re.compile(r"""[.!?…]+["'»”)\]]*(?=\s+["'«“(\[¿¡]*[A-ZÁÉÍÓÚÜÑ0-9€])|[?!]+["'»”)\]]*(?=\s)""")
+# A mark first, and only then the two ways to go on: what can only begin with a few characters is found quickly.
+_SENTENCE_END = re.compile(
+    r"""[.!?…](?:[.!?…]*["'»”)\]]*(?=\s+["'«“(\[¿¡]*[A-ZÁÉÍÓÚÜÑ0-9€])|(?<=[?!])[?!]*["'»”)\]]*(?=\s))"""
+)
 _ABBREVIATION = re.compile(
     r"(?:\b(?:[A-Z]|Sr|Sra|Srta|Dr|Dra|Ud|Uds|art|núm|nº|pág|tel|aprox|máx|mín|p\. ej|"
     r"Mr|Mrs|Ms|St|No|vs|approx|max|min|e\.g|i\.e|Inc|Ltd))\.$",
@@ -209,22 +214,25 @@ def pieces(text: str, start: int, end: int, most: int) -> list[tuple[int, int]]:
         found.append((start, start + at))
         start += at
     found.append((start, end))
-    trimmed = []
-    for first, last in found:
-        piece = text[first:last]
-        first += len(piece) - len(piece.lstrip())
-        last -= len(piece) - len(piece.rstrip())
-        if last > first:
-            trimmed.append((first, last))
-    return trimmed
+    return _trimmed(text, found)
+
+
+def _trimmed(text: str, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What lies between each two offsets without the white space around it; what is nothing else is left out."""
+    found = []
+    for first, last in spans:
+        while first < last and text[first].isspace():
+            first += 1
+        while first < last and text[last - 1].isspace():
+            last -= 1
+        if first < last:
+            found.append((first, last))
+    return found
 
 
 def _lines(text: str, block: _Block) -> list[tuple[int, int]]:
     """The lines of a block that hold anything, without the white space around them."""
-    return [
-        (match.start(), match.end())
-        for match in re.compile(r"[^\s](?:[^\n]*[^\s])?").finditer(text, block.start, block.end)
-    ]
+    return [(match.start(), match.end()) for match in _FULL_LINE.finditer(text, block.start, block.end)]
 
 
 def sentences(text: str, start: int, end: int) -> list[tuple[int, int]]:
@@ -240,14 +248,7 @@ def sentences(text: str, start: int, end: int) -> list[tuple[int, int]]:
         found.append((begin, match.end()))
         begin = match.end()
     found.append((begin, end))
-    trimmed = []
-    for first, last in found:
-        piece = text[first:last]
-        first += len(piece) - len(piece.lstrip())
-        last -= len(piece) - len(piece.rstrip())
-        if last > first:
-            trimmed.append((first, last))
-    return trimmed
+    return _trimmed(text, found)
 
 
 @dataclass

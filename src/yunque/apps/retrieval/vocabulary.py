@@ -17,6 +17,7 @@ class Vocabulary:
         self._scope = Scope(scope.groups, scope.version)
         self._entries = store.count(self._scope)
         self._often: dict[str, int] = {}
+        self._rarity: dict[str, float] = {}
         self._read_words = False
         self._stems: dict[str, str] = {}
         self._by_letter: dict[str, list[str]] = {}
@@ -27,8 +28,13 @@ class Vocabulary:
 
     def idf(self, *alternatives: str) -> float:
         """How rare a stem is (the commonest of alternatives); a stem that never occurs is the rarest of all."""
+        if len(alternatives) == 1 and alternatives[0] in self._rarity:
+            return self._rarity[alternatives[0]]
         often = max((self._frequency(stem) for stem in alternatives), default=0)
-        return inverse_frequency(self._entries, often)
+        rarity = inverse_frequency(self._entries, often)
+        if len(alternatives) == 1:
+            self._rarity[alternatives[0]] = rarity
+        return rarity
 
     def stems(self) -> int:
         """How many different stems the words have."""

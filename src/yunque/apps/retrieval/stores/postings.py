@@ -3,20 +3,23 @@
 BM25: Robertson and Zaragoza, "The Probabilistic Relevance Framework" (2009), with k1 = 1.2 and b = 0.75.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
-from yunque.apps.retrieval.words import STOP, stem, words_of
+from yunque.apps.retrieval.words import LANGUAGES, STOP, Language, stem, words_of
 
 K1, B = 1.2, 0.75
 HEADING_WEIGHT = 2
 """How often a word of the heading counts, against once for a word of the text."""
 ANALYZER = "1"
 """Changes when a text would give other stems than before: what a store holds could then no longer be found."""
+_REMEMBERED = 65_536
 
 
 @dataclass(frozen=True)
@@ -30,26 +33,43 @@ class Analyzed:
     language: str
 
 
+class _Stems(dict[str, str]):
+    """The stems of words in a language, looked up as in a dictionary: a call for each would take five times as long.
+    The stem of a word in `stop` is ""."""
+
+    def __init__(self, language: Language, stop: frozenset[str] = frozenset()) -> None:
+        super().__init__()
+        self._language, self._stop = language, stop
+
+    def __missing__(self, word: str) -> str:
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        self[word] = found = "" if word in self._stop else stem(word, self._language)
+        return found
+
+
+_STEMS = {language: _Stems(language) for language in LANGUAGES}
+_TELLING = {language: _Stems(language, STOP[language]) for language in LANGUAGES}
+
+
 def analyze(heading: str, text: str, language: str) -> Analyzed:
     """Take an entry apart. Stop words are words, but no stems to look for."""
-    stop = STOP["en"] if language == "en" else STOP["es"]
-    words: dict[str, str] = {}
-    counts: dict[str, int] = {}
-    length = 0
-    for word, often in Counter(words_of(text)).items():
-        words[word] = one = stem(word, language)
-        if word not in stop:
-            counts[one] = counts.get(one, 0) + often
-            length += often
-    above: set[str] = set()
-    for word in words_of(heading):
-        if word not in words:
-            words[word] = stem(word, language)
-        if word not in stop:
-            above.add(words[word])
-    for one in above:
+    spoken: Language = "en" if language == "en" else "es"
+    stems, telling = _STEMS[spoken], _TELLING[spoken]
+    words = words_of(text)
+    counts: dict[str, int] = Counter(map(telling.__getitem__, words))
+    length = len(words) - counts.pop("", 0)
+    above = _words_above(heading)
+    for one in {telling[word] for word in above} - {""}:
         counts[one] = counts.get(one, 0) + HEADING_WEIGHT
-    return Analyzed(counts, length, words, language)
+    words += above
+    return Analyzed(counts, length, dict(zip(words, map(stems.__getitem__, words), strict=True)), language)
+
+
+@lru_cache(maxsize=1024)
+def _words_above(heading: str) -> tuple[str, ...]:
+    """The words of a heading, under which there are mostly more passages than one."""
+    return tuple(words_of(heading))
 
 
 def inverse_frequency(entries: int, often: int) -> float:
@@ -83,13 +103,13 @@ def gathered(
 ) -> dict[str, tuple[NDArray[np.int32], NDArray[np.uint16]]]:
     """For each stem, in order, the numbers of the entries that have it, ascending as they come, and how often
     each."""
-    places: dict[str, int] = {}
+    places = defaultdict[str, int](count().__next__)
     stems: list[int] = []
     counts: list[int] = []
     numbers: list[int] = []
     lengths: list[int] = []
     for number, one in analyzed:
-        stems += [places.setdefault(word, len(places)) for word in one.counts]
+        stems.extend(map(places.__getitem__, one.counts))
         counts += one.counts.values()
         numbers.append(number)
         lengths.append(len(one.counts))

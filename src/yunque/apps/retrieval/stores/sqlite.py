@@ -230,7 +230,7 @@ class SQLiteStore:
         """See `Store.frequencies`."""
         with self._reading() as (connection, view):
             visible = view.visible(scope)
-            return {stem: len(_postings(connection, view, stem, visible)[0]) for stem in stems}
+            return {stem: _frequency(connection, view, stem, visible) for stem in stems}
 
     def words(self, scope: Scope = EVERYTHING) -> Iterator[tuple[str, str]]:
         """See `Store.words`."""
@@ -321,6 +321,12 @@ def _postings(
     counts = np.frombuffer(b"".join(row[1] for row in rows), "<u2")
     seen = visible[places]
     return places[seen], counts[seen].astype(np.float32)
+
+
+def _frequency(connection: sqlite3.Connection, view: View, stem: str, visible: NDArray[np.bool_]) -> int:
+    """How many visible entries have a stem."""
+    rows = connection.execute("SELECT numbers FROM postings WHERE stem = ?", (stem,))
+    return sum(int(np.count_nonzero(visible[view.places[np.frombuffer(row[0], "<i4")]])) for row in rows)
 
 
 def _unseen(connection: sqlite3.Connection, view: View, visible: NDArray[np.bool_]) -> set[str]:

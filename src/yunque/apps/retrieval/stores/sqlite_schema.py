@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from yunque.apps.retrieval.stores.postings import ANALYZER, Analyzed, analyze, gathered
 from yunque.apps.retrieval.stores.sqlite_view import NEVER, field_of
-from yunque.apps.retrieval.stores.store import Entry, values_of
+from yunque.apps.retrieval.stores.store import Entry, json_of, values_of
 from yunque.errors import UserError
 
 FORMAT = 1
@@ -79,7 +79,8 @@ def insert(connection: sqlite3.Connection, entries: Sequence[Entry], version: in
     (first,) = connection.execute("SELECT next FROM state").fetchone()
     connection.execute("UPDATE state SET next = ?", (first + len(entries),))
     analyzed = [analyze(entry.heading, entry.text, entry.language) for entry in entries]
-    audiences = [_audience(connection, entry.groups) for entry in entries]
+    numbered = {groups: _audience(connection, groups) for groups in {entry.groups for entry in entries}}
+    audiences = [numbered[entry.groups] for entry in entries]
     connection.executemany(
         "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
@@ -89,7 +90,7 @@ def insert(connection: sqlite3.Connection, entries: Sequence[Entry], version: in
                 entry.heading,
                 entry.text,
                 entry.language,
-                json.dumps(entry.metadata, ensure_ascii=False),
+                json_of(entry.metadata),
                 audience,
                 one.length,
                 entry.added or version,
@@ -132,7 +133,6 @@ def _audience(connection: sqlite3.Connection, groups: Sequence[str]) -> int:
 
 
 def _count_words(connection: sqlite3.Connection, analyzed: Iterable[tuple[Analyzed, int]], sign: int) -> None:
-    often: dict[int, Counter[tuple[str, str]]] = {}
     # Words are counted without their stems, which is quicker, as long as nobody stems a word otherwise.
     alike: dict[tuple[int, str], tuple[Counter[str], dict[str, str]]] = {}
     for one, audience in analyzed:
@@ -140,17 +140,11 @@ def _count_words(connection: sqlite3.Connection, analyzed: Iterable[tuple[Analyz
         counts.update(one.words.keys())
         stems.update(one.words)
     for (audience, _), (counts, stems) in alike.items():
-        theirs = often.setdefault(audience, Counter())
-        for word, count in counts.items():
-            theirs[word, stems[word]] += sign * count
-    connection.executemany(
-        "INSERT INTO words VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET entries = entries + excluded.entries",
-        (
-            (word, stem, audience, count)
-            for audience, theirs in often.items()
-            for (word, stem), count in sorted(theirs.items())
-        ),
-    )
+        connection.executemany(
+            "INSERT INTO words VALUES (?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET entries = entries + excluded.entries",
+            [(word, stems[word], audience, sign * counts[word]) for word in sorted(counts)],
+        )
 
 
 def _add_lists(connection: sqlite3.Connection, found: Mapping[str, _Lists]) -> None:

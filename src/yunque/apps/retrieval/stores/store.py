@@ -202,7 +202,7 @@ def checked(entries: Sequence[Entry], dimensions: int | None) -> int | None:
         for name, text in (("id", entry.id), ("text", entry.text), ("heading", entry.heading)):
             _check_text(text, entry.id, name)
         try:
-            written = json.dumps(entry.metadata, allow_nan=False, ensure_ascii=False)
+            written = json_of(entry.metadata)
         except (TypeError, ValueError) as error:
             raise UserError(f"entry {entry.id!r}: its metadata is not JSON ({error})") from None
         _check_text(written, entry.id, "metadata")
@@ -219,9 +219,13 @@ def checked(entries: Sequence[Entry], dimensions: int | None) -> int | None:
     return dimensions
 
 
+# `json.dumps` would make an encoder for every entry.
+json_of = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
+
+
 def _check_text(text: str, id: str, name: str) -> None:
     try:
-        text.encode()
+        text.isascii() or text.encode()
     except UnicodeEncodeError:
         raise UserError(f"entry {id!r}: its {name} cannot be written as UTF-8") from None
     if "\0" in text:
