@@ -13,9 +13,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import tasks
 from recipe import Options, Outcome, Table, run_recipe
 
+import tasks
 from yunque.cli.show import bars
 from yunque.data.instructions import InstructionRow, read_instructions, write_instructions
 from yunque.data.prepare import AddSettings, add, split
