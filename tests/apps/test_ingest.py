@@ -286,3 +286,16 @@ def test_an_index_in_lance_files(empty: Workspace, folder: Path, tmp_path: Path)
         "b.txt",
         "hr/pay.csv",
     }
+
+
+def test_a_store_that_is_gone_is_told_and_not_made_anew(empty: Workspace, folder: Path) -> None:
+    _build(empty, folder)
+    assert _files(empty)
+    stores = list((empty.root / "indexes").rglob("store*.db"))
+    kept = [(path, path.read_bytes()) for path in stores]
+    for path in (empty.root / "indexes").rglob("store*"):
+        path.unlink()
+    for attempt in (lambda: Index.open(empty, "docs"), lambda: _build(empty, folder)):
+        with pytest.raises(UserError, match="its passages are gone"):
+            attempt()
+    assert kept and not any(path.exists() for path, _ in kept)

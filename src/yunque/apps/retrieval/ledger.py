@@ -139,14 +139,27 @@ class Ledger:
         return str(path.with_name(f"{path.stem}-{generation.number}{path.suffix}"))
 
     def store(self, number: int) -> Store:
-        """The store of a generation."""
-        return open_store(self.address(self.generation(number)), f"{self.name}_{number}")
+        """The store of a generation; raises UserError where there was one and its file or folder is gone, which
+        must not look like an index that finds nothing."""
+        generation = self.generation(number)
+        if self._is_gone(generation):
+            raise UserError(
+                f"index/{self.name}: its passages are gone ({self.address(generation)} is not there): put it back, "
+                f"or remove {self.folder} and build the index again"
+            )
+        return open_store(self.address(generation), f"{self.name}_{number}")
+
+    def _is_gone(self, generation: Generation) -> bool:
+        address = self.address(generation)
+        if not generation.committed or address.startswith("postgres"):
+            return False
+        return not Path(address.removeprefix("lance:")).exists()
 
     def drop(self, number: int) -> None:
         """Delete a generation with its store."""
         generation = self.generation(number)
-        store = self.store(number)
-        store.destroy()
+        if not self._is_gone(generation):
+            self.store(number).destroy()
         with self.transaction() as connection:
             connection.execute("DELETE FROM units WHERE generation = ?", (generation.number,))
             connection.execute("DELETE FROM generations WHERE number = ?", (generation.number,))
