@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 from yunque.apps.retrieval.everyday import EVERYDAY_EN, EVERYDAY_ES, PLACES
 from yunque.apps.retrieval.synonyms import Synonyms
 from yunque.apps.retrieval.vocabulary import Vocabulary
-from yunque.apps.retrieval.words import LANGUAGES, LIGHT, NUMERALS, STOP, Language, stem, words_of
+from yunque.apps.retrieval.words import (
+    LANGUAGES,
+    LIGHT,
+    LIGHT_NOUNS,
+    NUMERALS,
+    STOP,
+    Language,
+    stem,
+    words_of,
+)
 
 LIGHT_WEIGHT = 0.25
 EVERYDAY_WEIGHT = 0.12
@@ -30,6 +39,10 @@ _TIME = (
     r"horas?|dias?|semanas?|mes(?:es)?|anos?|"
     r"seconds?|minutes?|hours?|days?|weeks?|months?|years?|working|business)|\b24/7\b|"
     r"en el acto|on the spot|at once|"
+    r"\b(?:en|in|since|desde|hacia) (?:1[5-9]|20)\d\d\b|\b(?:1[5-9]|20)\d\d-\d\d|"
+    r"\b(?:primavera|verano|otono|invierno|spring|summer|autumn|winter)\b|"
+    r"\d (?:de )?(?:enero|febrero|marzo|abril|mayo|junio|julio|agosto|septiembre|octubre|noviembre|diciembre|"
+    r"january|february|march|april|may|june|july|august|september|october|november|december)\b|"
     r"from .* to \d|\bde \d+ a \d+\b)"
 )
 # What an answer looks like, by what the question asks for (matched on folded text).
@@ -277,6 +290,7 @@ def take_apart(text: str, language: Language, keywords: Vocabulary, synonyms: Sy
                 weight = ASKED_WEIGHT * max(terms[word].weight, 2.0)
                 terms[word] = replace(terms[word], weight=weight, asked=True, telling=True)
                 break
+    _give_a_topic(terms, language, keywords)
     found_terms = _without_the_story(text, terms)
     expanded = {spoken: _expanded(found_terms, spoken, synonyms) for spoken in LANGUAGES}
     return Question(text, language, found_terms, asks, expanded)
@@ -286,6 +300,21 @@ def _asked_shapes(text: str) -> frozenset[str]:
     """The shapes of answer that a text asks for."""
     folded = " ".join(_SHORTHAND.get(word, word) for word in words_of(text))
     return frozenset(kind for kind, pattern in _ASKS.items() if pattern.search(folded))
+
+
+def _give_a_topic(terms: dict[str, Term], language: Language, keywords: Vocabulary) -> None:
+    """Let everyday words tell, where a question has no others and the corpus seldom has them.
+
+    "Trip" tells nothing among an airline's rules; in the handbook of an office it is what is asked about. Where a
+    place is named that the corpus does not know, nothing else is a topic.
+    """
+    if any(term.telling or (term.place and term.unknown) for term in terms.values()):
+        return
+    for word, term in terms.items():
+        known = [stem for stem in term.stems[language] if stem in keywords]
+        says = word not in LIGHT[language] or word in LIGHT_NOUNS
+        if says and known and not term.place and not term.quantity and keywords.is_rare(*known):
+            terms[word] = replace(term, telling=True, weight=keywords.idf(*known))
 
 
 def _without_the_story(text: str, terms: Mapping[str, Term]) -> tuple[Term, ...]:

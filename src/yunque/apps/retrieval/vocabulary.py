@@ -36,6 +36,11 @@ class Vocabulary:
             self._rarity[alternatives[0]] = rarity
         return rarity
 
+    def is_rare(self, *alternatives: str) -> bool:
+        """Whether few passages have any of these stems: two, or one in fifty."""
+        often = max((self._frequency(stem) for stem in alternatives), default=0)
+        return often <= max(2, self._entries // 50)
+
     def stems(self) -> int:
         """How many different stems the words have."""
         return len({stem for _, stem in self._store.words(self._scope)})

@@ -127,6 +127,13 @@ STOP: dict[Language, frozenset[str]] = {
     ),
 }
 
+LIGHT_NOUNS = _set(
+    "vuelo vuelos viaje viajes avion aviones pasajero pasajera pasajeros cliente clientes aerolinea aerolineas "
+    "compania empresa flight flights trip trips plane planes passenger passengers customer customers "
+    "airline airlines company"
+)
+"""Those of the light words below that are a topic where the corpus is not about travelling."""
+
 LIGHT: dict[Language, frozenset[str]] = {
     "es": _set(
         "llevar llevarme llevo lleva llevamos llevan lleve llevando llevarlo llevarla llevarse "
