@@ -268,6 +268,9 @@ def test_a_form_may_take_its_values_from_an_input() -> None:
     values = {"text": "t", "labels": ["a", "b", "a", {"c": 1}]}
     assert prompt.render(values).messages[0].content == 't {"enum": ["a", "b", {"c": 1}]}'
     assert ask_prompt(ScriptedModel(['"z"', '"b"']), prompt, values).value == "b"
+    for nothing in ([], [""]):
+        with pytest.raises(UserError, match="'labels' is an empty list"):
+            ask_prompt(ScriptedModel(['{"any": 1}']), prompt, {"text": "t", "labels": nothing})
     for wrong in ("text", "label", "[1]"):
         with pytest.raises(UserError, match=r"^x:5: .*x-enum must name an input of type array"):
             prompt_from_text(_plain("{{ text }}", head.replace("x-enum: labels", f"x-enum: {wrong}")), "x")

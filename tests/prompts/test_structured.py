@@ -1,8 +1,11 @@
 """Structured answers: whatever a model writes, what comes out fits the schema, or nothing comes out."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from datetime import date
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import jsonschema_rs
@@ -12,7 +15,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from yunque.apps.json_reading import MOST_LEVELS, NotJson, read_json
-from yunque.apps.structured import NoValidAnswer, ask_for
+from yunque.apps.structured import NoValidAnswer, ask_for, shortened
+from yunque.data.personal import find_personal_data
 from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig, JsonFormat
 from yunque.llm import Completion, ContextOverflow, Cost, Message, ModelUnavailable, ScriptedModel, Usage
@@ -199,6 +203,82 @@ def test_a_schema_that_is_none_is_told_before_anything_is_asked(schema: dict[str
     with pytest.raises(UserError, match="JSON Schema"):
         ask_for(model, ASKED, schema)
     assert not model.asked
+
+
+@pytest.fixture
+def asked_of_a_server() -> Iterator[tuple[str, list[str]]]:
+    """The address of a server with a meta-schema, and the paths that it was asked for."""
+    asked: list[str] = []
+    content = b'{"$schema": "https://json-schema.org/draft/2020-12/schema"}'
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$schema": "URL/m", "type": "string"},
+        {"$schema": "file:///etc/hostname", "type": "string"},
+        {"$schema": "mine", "type": "string"},
+        {"$ref": "URL/r"},
+        {"$ref": "file:///etc/hostname"},
+        {"$id": "URL/id", "$ref": "r"},
+        {"properties": {"a": {"$ref": "URL/a#/b"}}, "type": "object"},
+        {"type": "string", "$defs": {"a": {"$ref": "URL/unused"}}},
+    ],
+)
+def test_nothing_that_a_schema_names_is_fetched(
+    schema: dict[str, Any], asked_of_a_server: tuple[str, list[str]]
+) -> None:
+    url, fetched = asked_of_a_server
+    model = _Recorded()
+    with pytest.raises(UserError, match="JSON Schema"):
+        ask_for(model, ASKED, json.loads(json.dumps(schema).replace("URL", url)))
+    assert not fetched and not model.asked
+
+
+@pytest.mark.parametrize(
+    "draft",
+    [
+        "http://json-schema.org/draft-04/schema#",
+        "http://json-schema.org/draft-07/schema#",
+        "https://json-schema.org/draft/2019-09/schema",
+        "https://json-schema.org/draft/2020-12/schema",
+    ],
+)
+def test_a_schema_may_say_its_draft_and_hold_all_it_refers_to(draft: str) -> None:
+    schema = {"$schema": draft, "definitions": {"age": AGE}, "$ref": "#/definitions/age"}
+    assert ask_for(_Recorded('{"age": 30}'), ASKED, schema).value == {"age": 30}
+    assert ask_for(_Recorded('"x"'), ASKED, {"const": "x", "$schema": draft}).value == "x"
+
+
+def test_what_is_shortened_is_found_as_it_was() -> None:
+    for most in range(80):
+        text = "The account ES91 2100 0418 4502 0005 1332 of ana.perez@example.com, call +34 600 123 456 now."
+        cut = shortened(text, most)
+        assert text.startswith(cut) and len(cut) <= most
+        assert {one.value for one in find_personal_data(cut)} <= {
+            one.value for one in find_personal_data(text)
+        }
+        assert "ES91" not in cut or "1332" in cut
+        assert "ana" not in cut or "example.com" in cut
+    assert shortened(text, 200) == text and shortened("a" * 20, 7) == "a" * 7
 
 
 class Person(BaseModel):

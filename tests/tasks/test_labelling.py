@@ -220,6 +220,62 @@ def test_a_file_that_is_no_table_is_told(tmp_path: Path, content: bytes, said: s
 
 def test_a_decision_that_is_no_label_is_told_with_its_line(table: Path) -> None:
     decisions = table.with_name("d.csv")
-    decisions.write_text("row,decision\n3,refnd\n")
+    decisions.write_text("row,text,decision\n3,refund the parcel,refnd\n")
     with pytest.raises(UserError, match=r"d\.csv:2: 'refnd'"):
         _label(table, ScriptedModel(FIRST), decisions=decisions)
+
+
+def _fill(queue: Path, text: str, label: str) -> None:
+    rows = _rows(queue)
+    for row in rows:
+        row["decision"] = label if row["text"] == text else row["decision"]
+    with queue.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=";", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_decisions_stay_when_the_doubts_are_decided_one_after_the_other(table: Path) -> None:
+    one = ScriptedModel(lambda _: '{"label": "refund"}', "one")
+    two = ScriptedModel(lambda _: '{"label": "delivery"}', "two")
+    out, queue = table.with_suffix(".out.csv"), table.with_suffix(".out.doubts.csv")
+    assert _label(table, one, two).doubts == 4
+    for done, text in enumerate(TEXTS, 1):
+        _fill(queue, text, "delivery")
+        assert _label(table, one, two, decisions=queue).decided == done
+    assert [row["label"] for row in _rows(out)] == ["delivery"] * 4 and not queue.exists()
+    assert _label(table, one, two).decided == 4
+    assert TEXTS[0] not in table.with_suffix(".out.labels.jsonl").read_text()
+
+
+def test_a_decision_is_for_its_text_and_no_other(table: Path) -> None:
+    one, two = ScriptedModel(FIRST, "one"), ScriptedModel(SECOND, "two")
+    queue = table.with_suffix(".out.doubts.csv")
+    _label(table, one, two)
+    _fill(queue, "refund the parcel", "refund")
+    wrong = table.with_name("wrong.csv")
+    wrong.write_text(queue.read_text().replace("3;refund the parcel", "1;refund the parcel"))
+    with pytest.raises(UserError, match=r"wrong\.csv:2: row 1 has another text"):
+        _label(table, one, two, decisions=wrong)
+    assert _label(table, one, two, decisions=queue).decided == 1
+    head, rest = table.read_text().split("\n", 1)
+    table.write_text(f"{head}\n9;refund first\n{rest}")
+    assert _label(table, one, two).decided == 1  # in a row further down
+    table.write_text(table.read_text().replace("refund the parcel", "refund that parcel"))
+    assert _label(table, one, two).decided == 0
+
+
+def test_a_cell_that_was_filled_in_is_never_dropped(table: Path) -> None:
+    one, two = ScriptedModel(FIRST, "one"), ScriptedModel(SECOND, "two")
+    queue = table.with_suffix(".out.doubts.csv")
+    _label(table, one, two)
+    _fill(queue, "refund the parcel", "refund")
+    _label(table, one, two)  # without --decisions
+    assert [(row["row"], row["decision"]) for row in _rows(queue)] == [("3", "refund")]
+    assert _label(table, one).doubts == 0  # nobody disagrees
+    assert [(row["row"], row["decision"]) for row in _rows(queue)] == [("3", "refund")]
+    queue.write_text(queue.read_text().rstrip("\n") + ";too many\n")
+    before = queue.read_bytes()
+    with pytest.raises(UserError, match=r"doubts\.csv:2: "):
+        _label(table, one, two)
+    assert queue.read_bytes() == before

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +88,49 @@ def test_several_files_are_done_each_for_itself_and_not_twice(
     assert [len(model.asked) for model in answers["opened"]] == [1]
     told = json.loads(yunque_run("task", "summarize", "a.txt", "b.txt", "-m", "m", "--json", code=2))
     assert [one["file"] for one in told] == ["a.txt"]
+
+
+def test_files_of_one_name_in_two_folders_have_an_answer_each(
+    yunque_run: Run, answers: dict[str, Any], tmp_path: Path
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "r.txt").write_text(f"It is closed because of the works in {folder}.")
+    (tmp_path / "c.txt").write_text("It is closed because of the works.")
+    answers["m"] = lambda said: "It is here." if "works in b" in said[-1].content else "It is closed."
+    arguments = ("task", "summarize", "a/r.txt", "b/r.txt", "c.txt", "a/r.txt", "-m", "m", "-o", "out")
+    for _ in range(2):
+        yunque_run(*arguments)
+        told = {one.name: one.read_text() for one in (tmp_path / "out").iterdir()}
+        assert told == {
+            "a-r.txt.txt": "It is closed.\n", "b-r.txt.txt": "It is here.\n", "c.txt.txt": "It is closed.\n"
+        }  # fmt: skip
+    assert sum(len(model.asked) for model in answers["opened"]) == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the sandbox needs a POSIX system")
+def test_unit_tests_run_beside_the_file_they_are_for(
+    yunque_run: Run, answers: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "mod.py").write_text("import random\n\ndef roll():\n    return random.randint(1, 6) + 1\n")
+    tests = (
+        "import unittest\nfrom unittest.mock import patch\nimport subject\nfrom subject import roll\n"
+        "class T(unittest.TestCase):\n"
+        "    @patch('subject.random.randint', return_value=4)\n"
+        "    def test_roll(self, _):\n"
+        "        self.assertEqual(subject.roll(), 5)\n        self.assertEqual(roll(), 5)\n"
+        "        self.assertEqual({'subject': 1}['subject'], 1)\n"
+    )
+    answers["m"] = lambda _: json.dumps({"tests": tests})
+    yunque_run("task", "unit-tests", "mod.py", "-m", "m", "-o", "test_mod.py")
+    written = (tmp_path / "test_mod.py").read_text()
+    assert "from mod import roll" in written and "'mod.random.randint'" in written
+    run = [sys.executable, "-m", "unittest", "test_mod"]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "Ran 1 test" in done.stderr, done.stderr
+    (tmp_path / "my-mod.py").write_text((tmp_path / "mod.py").read_text())
+    yunque_run("task", "unit-tests", "my-mod.py", "-m", "m", "-o", "test_my.py")
+    assert "import subject\n" in (tmp_path / "test_my.py").read_text()
 
 
 def test_a_dialogue_and_a_paper_have_prompts_of_their_own(

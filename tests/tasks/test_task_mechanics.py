@@ -1,6 +1,7 @@
 """Tasks with scripted models, and one real model of random weights: forms, languages, long texts, personal data."""
 
 import ast
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -331,6 +332,88 @@ def test_a_text_that_cannot_be_cut_is_refused_in_one_sentence() -> None:
 def test_halves_are_the_whole(text: str) -> None:
     parts = halves(text)
     assert parts and "".join(parts) == text and all(parts)
+
+
+IBAN = "ES91 2100 0418 4502 0005 1332"
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.integers(0, 12),
+    st.integers(0, 12),
+    st.sampled_from([IBAN, "+34 600 123 456", "ana.perez@example.com", "4111 1111 1111 1111", "12345678-Z"]),
+)
+def test_personal_data_is_never_cut_in_two(before: int, after: int, private: str) -> None:
+    text = f"{'word ' * before}{private}{' word' * after}"
+    parts = halves(text)
+    assert sum(private in part for part in parts or (text,)) == 1
+    # Negative control: words alone are cut near the middle.
+    plain = halves("word " * 20)
+    assert plain and len(plain[0]) == len(plain[1])
+
+
+class _OfLetters(ScriptedModel):
+    """A model with room for so many letters, somewhere else."""
+
+    def __init__(self, script: Any, most: int) -> None:
+        super().__init__(script, "far", local=False)
+        self.most = most
+
+    def chat(self, messages: Sequence[Message], config: GenerationConfig) -> Completion:
+        if sum(len(message.content) for message in messages) > self.most:
+            raise ContextOverflow("too long", 0)
+        return super().chat(messages, config)
+
+    @property
+    def sent(self) -> list[str]:
+        """All that it was sent."""
+        return [message.content for messages in self.asked for message in messages]
+
+
+COMMON = "palabra comun y corriente sin puntos ni comas para llenar "
+
+
+@pytest.mark.parametrize("filler", range(0, 40, 4))
+def test_a_text_read_in_pieces_sends_no_half_of_an_account(filler: int) -> None:
+    model = _OfLetters(lambda _: "una palabra y otra palabra de la traducida", 1500)
+    text = f"{COMMON * 18}{'x' * filler} IBAN {IBAN} y mas {COMMON * 18}"
+    with contextlib.suppress(NoValidAnswer, UserError):
+        tasks.translate(text, model, to="fr")
+    assert len(model.sent) > 2
+    assert not [one for one in model.sent if "2100" in one or "1332" in one]
+
+
+@pytest.mark.parametrize("filler", range(0, 40, 4))
+def test_a_document_asked_in_pieces_sends_no_half_of_an_account(filler: int) -> None:
+    unknown = '{"known": false, "quote": "", "answer": "The document does not say that."}'
+    model = _OfLetters(lambda _: unknown, 2000)
+    tasks.ask("Who came?", f"{COMMON * 18}{'x' * filler} {IBAN} {COMMON * 18}", model, language="en")
+    assert len(model.asked) > 1 and any("[IBAN-1]" in one for one in model.sent)
+    assert not [one for one in model.sent if "2100" in one or "1332" in one]
+
+
+def test_a_fault_that_is_cut_holds_no_half_of_an_account() -> None:
+    for length in range(440, 500, 4):
+        model = ScriptedModel(
+            lambda _, n=length: json.dumps({"label": "y" * n + " [IBAN-1]"}), "far", local=False
+        )
+        with pytest.raises(NoValidAnswer) as caught:
+            tasks.classify(f"My account is {IBAN}, give me my money back please", ["a", "b"], model)
+        assert len(model.asked) == 3
+        sent = " ".join(message.content for messages in model.asked for message in messages)
+        assert "ES91" not in sent and "2100" not in sent
+        said = str(caught.value)
+        assert IBAN in said or "ES91" not in said
+
+
+def test_a_list_of_labels_that_is_empty_is_told() -> None:
+    anything = ScriptedModel(lambda _: '{"label": {"x": [1]}}')
+    for labels in ([], ["", " "]):
+        with pytest.raises(UserError, match="'labels' is an empty list"):
+            tasks.classify("hello there", labels, anything)
+    with pytest.raises(UserError, match="'kinds' is an empty list"):
+        tasks.entities("Juan is here", ScriptedModel(lambda _: '{"entities": []}'), kinds=[])
+    assert not anything.asked
 
 
 PRIVATE = "Write to ana.perez@example.com or call +34 600 123 456, says the owner of 12345678Z in this text."

@@ -17,6 +17,7 @@ from yunque.evaluate.task_sets import (
     f1,
     keep_report,
     open_task,
+    says,
     task_items,
 )
 from yunque.llm import Message, ModelUnavailable, ScriptedModel, open_model
@@ -200,3 +201,43 @@ def test_whatever_a_model_writes_there_is_an_answer_of_its_form_or_a_sentence(na
             assert 0 <= result.score <= 1 and (
                 result.error or task.name in ("docstrings", "ask") or result.answer
             )
+
+
+@pytest.mark.parametrize(
+    ("text", "wording", "is_there"),
+    [
+        ("Abierto hasta la noche", "no", False),
+        ("Dogs may come inside now", "no", False),
+        ("Es gratis", "rat", False),
+        ("Son 21 euros", "1", False),
+        ("No, it is not", "no", True),
+        ("En el balco\u0301n.", "balcón", True),
+        ("niño", "ni", False),
+        ("The two  days", "two days", True),
+        ("two of the days", "two days", False),
+        ("Las vacunas", "vacuna*", True),
+        ("revacunas", "vacuna*", False),
+        ("holds 1.200 people", "1200", True),
+        ("holds 1,200 people", "1.200", True),
+        ("holds 1.2 people", "1200", False),
+        ("3,80 m", "3.8", True),
+        ("at 09:30", "9:30", True),
+        ("hasta las 14:00", "14", True),
+        ("hasta las 14:30", "14", False),
+        ("at 8:15pm", "8:15", True),
+        ("10%", "10 %", True),
+        ("10 people", "10 %", False),
+        ("with '-' in it", "'-'", True),
+    ],
+)
+def test_a_fact_is_there_as_words_and_numbers(text: str, wording: str, is_there: bool) -> None:
+    assert says(text, wording) is is_there
+
+
+def test_half_a_word_is_no_answer(workspace: Workspace) -> None:
+    task = open_task(workspace, "ask")
+    item = next(one for one in task.items() if one.id == "ask-en-08")
+    said = {"known": True, "quote": "Dogs are allowed on the open deck only"}
+    for answer, score in (("Yes, dogs may come inside now", 0.0), ("No, not inside.", 1.0)):
+        model = ScriptedModel([json.dumps({**said, "answer": answer})])
+        assert evaluate_item(workspace, task, item, model).score == score

@@ -6,6 +6,7 @@ the caller gets NoValidAnswer: an invalid value never comes out.
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, overload
@@ -14,6 +15,7 @@ import jsonschema_rs
 from pydantic import BaseModel, PydanticUserError, ValidationError
 
 from yunque.apps.json_reading import NotJson, read_json
+from yunque.data.personal import Finding, find_personal_data
 from yunque.errors import UserError
 from yunque.generate.config import GenerationConfig, JsonFormat
 from yunque.llm.face import Completion, ContextOverflow, Cost, Message, ModelUnavailable, Usage
@@ -23,6 +25,9 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _MOST_QUOTED = 4000
 _MOST_FAULT = 500
+_DRAFT = re.compile(
+    r"https?://json-schema\.org/(draft-0[467]/schema|draft/(2019-09|2020-12)/schema|schema)#?"
+)
 _IN_WORDS = (
     "Answer with JSON only: one value, no text and no code fence around it. "
     "It must fit this JSON Schema:\n{schema}"
@@ -91,7 +96,7 @@ class NoValidAnswer(Exception):
     def __init__(self, errors: Sequence[str], completions: Sequence[Completion]) -> None:
         times = "once" if len(errors) == 1 else f"{len(errors)} times"
         name = completions[-1].model if completions else "the model"
-        last = errors[-1][:_MOST_FAULT] if errors else "it did not answer"
+        last = shortened(errors[-1], _MOST_FAULT) if errors else "it did not answer"
         super().__init__(f"{name} was asked {times} and gave no valid answer ({last})")
         self.errors = tuple(errors)
         self.completions = tuple(completions)
@@ -230,7 +235,9 @@ class _Asking:
         if last.finish_reason == "length":
             how = "more briefly, " + how
             config = config.model_copy(update={"max_new_tokens": 2 * config.max_new_tokens})
-        again = Message("user", _AGAIN.format(fault=errors[-1][:_MOST_FAULT], how=how, schema=self._schema))
+        again = Message(
+            "user", _AGAIN.format(fault=shortened(errors[-1], _MOST_FAULT), how=how, schema=self._schema)
+        )
         spoken = (
             [*said, Message("assistant", last.text[:_MOST_QUOTED]), again] if last.text else [*said, again]
         )
@@ -283,10 +290,33 @@ def restored(value: Any, restore: Callable[[str], str]) -> Any:
     return value
 
 
+def shortened(text: str, most: int) -> str:
+    """The beginning of a text, at most so long. It never ends inside personal data: the rest of it would not be
+    found any more, and would go to a remote model in the clear."""
+    if len(text) <= most:
+        return text
+    findings = find_personal_data(text)
+    cut = min([found.start for found in findings if found.start < most < found.end], default=most)
+    # Some data is known by what stands after it; without that it goes too.
+    while lost := [one.start for one in findings if one.end <= cut and not _is_found(one, text[:cut])]:
+        cut = min(lost)
+    return text[:cut]
+
+
+def _is_found(finding: Finding, text: str) -> bool:
+    """Whether the data is still found in a part of the text that begins where the text does."""
+    return any(one.start <= finding.start and finding.end <= one.end for one in find_personal_data(text))
+
+
 def check_schema(schema: Any) -> jsonschema_rs.Validator:
     """A validator of values; raises UserError where the schema is none, or would have to be fetched."""
     try:
-        jsonschema_rs.meta.validate(schema)
+        named = schema.get("$schema") if isinstance(schema, dict) else None
+        if isinstance(named, str) and not _DRAFT.fullmatch(named):
+            known = "draft 4, 6, 7, 2019-09 or 2020-12"
+            raise UserError(f"the JSON Schema cannot be used: $schema {named[:200]!r} is not one of {known}")
+        # Without a registry of ours it would fetch what it does not know.
+        jsonschema_rs.meta.validate(schema, registry=jsonschema_rs.Registry([], retriever=_offline))
         return jsonschema_rs.validator_for(schema, validate_formats=True, retriever=_offline)
     except jsonschema_rs.ValidationError as error:
         place = "/".join(str(part) for part in error.instance_path)
@@ -312,14 +342,14 @@ def _check_value(validator: Any, value: Any) -> None:
     try:
         faults = [_fault(fault) for fault, _ in zip(validator.iter_errors(value), range(3), strict=False)]
     except (ValueError, RecursionError, OverflowError) as error:
-        raise NotJson(f"the answer cannot be validated ({str(error)[:200]})") from None
+        raise NotJson(f"the answer cannot be validated ({shortened(str(error), 200)})") from None
     if faults:
         raise NotJson("; ".join(faults))
 
 
 def _fault(fault: Any) -> str:
     place = "/".join(str(part) for part in fault.instance_path)
-    return f"{place or 'the whole'}: {fault.message[:_MOST_FAULT]}"
+    return f"{place or 'the whole'}: {shortened(fault.message, _MOST_FAULT)}"
 
 
 def _instance(schema: type[BaseModel], value: Any) -> BaseModel:

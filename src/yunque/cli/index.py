@@ -9,7 +9,11 @@ from yunque.cli.show import JSON_OPTION, bars, emit, note, table, warn
 from yunque.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from yunque.apps.retrieval.index_config import IndexConfig
     from yunque.apps.retrieval.ingest import Report
+    from yunque.apps.retrieval.ledger import Unit
     from yunque.apps.retrieval.sources import Sources
     from yunque.workspace import Artifact, Workspace
 
@@ -22,7 +26,8 @@ _EXCLUDE = typer.Option([], help="Leave out files whose name matches this patter
 _ONLY_FOR = typer.Option(
     [],
     metavar="PATTERN=GROUP[,GROUP]",
-    help="Only these groups may see files whose name matches the pattern.",
+    help="Only these groups may see files whose name or path, or a trailing part of it, matches the pattern. Where "
+    "several match, all of them hold.",
 )
 _WHERE = typer.Option(
     [], metavar="FIELD=VALUE", help="Only what fulfils this: FIELD=A, FIELD=A|B, FIELD>=A or FIELD<=A."
@@ -70,7 +75,9 @@ def build(
         "yunque index build",
     )
     workspace = Workspace.open()
+    before = workspace.find(f"index/{name}", "index")
     made = build_index(workspace, name, _sources(sources, data), config, bars)
+    _warn_of_permissions(workspace, config, config.permissions, before, made[0])
     _show_made(workspace, *made, as_json)
 
 
@@ -90,13 +97,71 @@ def add(
 
     workspace = Workspace.open()
     before = workspace.find(f"index/{name}", "index")
-    config: IndexConfig | None = IndexConfig.model_validate(before.config) if before else IndexConfig()
+    config = IndexConfig.model_validate(before.config) if before else IndexConfig()
     if exclude:
-        config = config.model_copy(update={"exclude": (*config.exclude, *exclude)}) if config else None
-    if only_for and config:
-        config = config.model_copy(update={"permissions": {**_permissions(only_for), **config.permissions}})
-    made = add_to_index(workspace, name, _sources(sources, data), config, bars)
+        config = config.model_copy(update={"exclude": (*config.exclude, *exclude)})
+    wanted = _permissions(only_for)
+    config = config.tightened(wanted)
+    named = _sources(sources, data)
+    if wanted and before:
+        _check_offered(workspace, name, wanted, named)
+    made = add_to_index(workspace, name, named, config, bars)
+    _warn_of_permissions(workspace, config, wanted, before, made[0])
     _show_made(workspace, *made, as_json)
+
+
+def _check_offered(
+    workspace: "Workspace", name: str, wanted: dict[str, tuple[str, ...]], sources: "Sources"
+) -> None:
+    """Raises UserError where a new pattern matches files that would stay as open as they are."""
+    from yunque.apps.retrieval.sources import not_offered, place_of
+
+    left = not_offered(workspace, wanted, _units(workspace, name), sources)
+    if left:
+        more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+        raise UserError(
+            f"--only-for matches what index {name} has and what is not named here, and would stay as open as it is: "
+            f"{', '.join(place_of(one) for one in left[:_NAMED])}{more}; name it too"
+        )
+
+
+def _units(workspace: "Workspace", name: str) -> "list[Unit]":
+    """What the newest version of an index has, and what a killed run was to put into it."""
+    from yunque.apps.retrieval.ledger import Ledger
+
+    with Ledger.open(workspace, name) as ledger:
+        generations = ledger.generations()
+        standing = ledger.units(generations[-1].number) if generations else {}
+        return list({**standing, **ledger.spooled()}.values())
+
+
+def _warn_of_permissions(
+    workspace: "Workspace",
+    config: "IndexConfig",
+    wanted: "Mapping[str, tuple[str, ...]]",
+    before: "Artifact | None",
+    made: "Artifact",
+) -> None:
+    """Tell of patterns that do nothing, let nobody see a file, or were left out; and of what older versions show."""
+    from yunque.apps.retrieval.sources import NOBODY, groups_of, place_of, unmatched
+
+    units = _units(workspace, made.name)
+    for pattern in unmatched(wanted, units):
+        warn(f"--only-for: {pattern!r} matches no file of {made.ref} (a great letter is not a small one)")
+    hidden = [one.name for one in units if NOBODY in groups_of(one.name, config.permissions, place_of(one))]
+    if hidden:
+        warn(f"no group is in all patterns that match {hidden[0]} ({len(hidden)} files): nobody finds them")
+    if not before or before.ref == made.ref:
+        return
+    held = before.config.get("permissions") or {}
+    lost = [pattern for pattern in held if pattern not in config.permissions]
+    if lost:
+        warn(f"{before.ref} had --only-for for {', '.join(lost)}: {made.ref} was built without")
+    if wanted and dict(config.permissions) != {pattern: tuple(groups) for pattern, groups in held.items()}:
+        warn(
+            f"{before.ref} and older ones, and the apps made with them, show what they did: make the apps anew, then "
+            f"`yunque index prune {made.name}`"
+        )
 
 
 def _sources(named: list[str] | None, data: list[str]) -> "Sources":
@@ -110,14 +175,16 @@ def _sources(named: list[str] | None, data: list[str]) -> "Sources":
 
 
 def _permissions(only_for: list[str]) -> dict[str, tuple[str, ...]]:
-    found = {}
+    from yunque.apps.retrieval.index_config import IndexConfig
+
+    found = IndexConfig()
     for one in only_for:
         pattern, equals, groups = one.rpartition("=")
         names = tuple(group.strip() for group in groups.split(",") if group.strip())
         if not equals or not pattern or not names:
             raise UserError(f"--only-for: {one!r} is not PATTERN=GROUP, as in 'hr/*=hr,board'")
-        found[pattern] = names
-    return found
+        found = found.tightened({pattern: names})
+    return dict(found.permissions)
 
 
 def _show_made(workspace: "Workspace", artifact: "Artifact", report: "Report", as_json: bool) -> None:

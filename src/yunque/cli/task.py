@@ -172,6 +172,7 @@ def _run(task: "Task", given: dict[str, Any]) -> None:
     if len(files) < 2 and not (given["out"] and given["out"].is_dir()):
         source = read_document(files[0]) if files else _read_stdin(task)
         answer = _answer(task, model, {**values, task.file_input: source}, workspace, options)
+        answer = _of_file(answer, files[0], source) if files else answer
         _give(answer, given["out"], given["as_json"])
         return
     _run_many(task, model, files, values, workspace, options, given)
@@ -182,20 +183,23 @@ def _run_many(
     options: Mapping[str, Any], given: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Several files, each for itself: one that fails is told of, and the others are done."""
+    from yunque.apps.tasks.answer_names import unique_names
+
     out, as_json = given["out"], given["as_json"]
     if out and out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file, and the answers to several files need a folder")
     results: list[dict[str, Any]] = []
     failed = 0
+    names = unique_names(files)
     for file in files:
-        place = out / f"{file.name}.{'json' if as_json else 'txt'}" if out else None
+        place = out / f"{names[file]}.{'json' if as_json else 'txt'}" if out else None
         if place and place.exists() and not given["again"]:
             note(f"{file}: is done already ({place}); --again does it again")
             continue
         try:
-            answer = _answer(
-                task, model, {**values, task.file_input: read_document(file)}, workspace, options
-            )
+            source = read_document(file)
+            answer = _answer(task, model, {**values, task.file_input: source}, workspace, options)
+            answer = _of_file(answer, file, source)
         except UserError as error:
             complain(f"{file}: {error}")
             failed += 1
@@ -214,6 +218,21 @@ def _run_many(
         emit(results, True, lambda _: None)
     if failed:
         raise typer.Exit(2)
+
+
+def _of_file(answer: "TaskAnswer", file: Path, code: str) -> "TaskAnswer":
+    """Unit tests with the name of the file's own module, so that they run beside it."""
+    from dataclasses import replace
+
+    from yunque.apps.tasks.testing import is_module_name, of_module
+
+    if answer.task != "unit-tests" or not isinstance(answer.value, dict):
+        return answer
+    if not is_module_name(file.stem):
+        said = f"{file.name} cannot be imported by that name: the tests import it as subject"
+        return replace(answer, notes=(*answer.notes, said))
+    tests = of_module(answer.value["tests"], code, file.stem)
+    return replace(answer, value={**answer.value, "tests": tests}, text=tests)
 
 
 def _answer(

@@ -1,6 +1,7 @@
 """How well a model does a task: its test set, item by item, counted by the metric that the task names."""
 
 import ast
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,8 @@ from yunque.evaluate.metrics import bootstrap_interval, canonical, chrf, exact_m
 from yunque.llm.face import Cost, LanguageModel, Usage
 from yunque.progress import Progress, silent
 from yunque.workspace import Artifact, Workspace
+
+_TOKEN = re.compile(r"\d+(?:[.,:]\d+)*|\w+|%")
 
 Count = Callable[[TaskAnswer, Item], float]
 
@@ -197,16 +200,51 @@ def f1(found: set[Any], wanted: set[Any]) -> float:
 def _facts(answer: TaskAnswer, item: Item) -> float:
     """The share of the facts that are there, each in one of its wordings; too many words take the surplus off.
 
+    A wording is there as whole words: `no` is not in "now". One that ends in `*` is the beginning of a word. Numbers
+    are compared as numbers: 1.200, 1,200 and 1200 are the same one, and so are 14:00 and 14, 09:30 and 9:30.
+
     Where the answer may be unknown, it must be known or not as is expected.
     """
     expected = item.expected
     if "known" in expected and answer.value["known"] != expected["known"]:
         return 0.0
-    said = canonical(_new_words(answer))
+    said = _new_words(answer)
     facts = _expected(item, "facts")
-    share = _mean([any(canonical(way) in said for way in ways) for ways in facts]) if facts else 1.0
+    share = _mean([any(says(said, way) for way in ways) for ways in facts]) if facts else 1.0
     most, count = expected.get("max_words"), len(words_of(answer.text))
     return share * most / count if most and count > most else share
+
+
+def says(text: str, wording: str) -> bool:
+    """Whether a text has a wording, as its own words and numbers; a wording of signs alone stands as it is."""
+    words, wanted = _tokens(text), _tokens(wording.removesuffix("*"))
+    if not wanted:
+        return canonical(wording) in canonical(text)
+    *firsts, last = wanted
+    for start in range(len(words) - len(firsts)):
+        found = words[start + len(firsts)]
+        is_last = found.startswith(last) if wording.endswith("*") else found == last
+        if is_last and words[start : start + len(firsts)] == firsts:
+            return True
+    return False
+
+
+def _tokens(text: str) -> list[str]:
+    """Words, numbers in one form, and per cent signs."""
+    return [_number(one) if one[0].isdecimal() else one for one in _TOKEN.findall(canonical(text))]
+
+
+def _number(word: str) -> str:
+    if time_of_day := re.fullmatch(r"0?(\d{1,2})(:\d\d)", word):
+        hour, minutes = time_of_day.groups()
+        return hour if minutes == ":00" else hour + minutes
+    if re.fullmatch(r"\d{1,3}([.,]\d{3})+", word) and not word.startswith("0"):
+        return re.sub("[.,]", "", word)
+    whole, point, decimals = word.replace(",", ".").partition(".")
+    if not whole.isdecimal() or (point and not decimals.isdecimal()):
+        return word
+    decimals = decimals.rstrip("0")
+    return f"{int(whole)}.{decimals}" if decimals else str(int(whole))
 
 
 def _new_words(answer: TaskAnswer) -> str:

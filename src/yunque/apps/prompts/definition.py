@@ -171,10 +171,13 @@ _FILLED = {"x-enum": "array", "x-line": "string"}
 
 def schema_for(schema: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """The schema with `x-enum: INPUT` filled in (one of the values of that input), and `x-line: INPUT` (the number of
-    a line of that input)."""
+    a line of that input). Raises UserError for a list without a value: nothing could be one of its values."""
     made: dict[str, Any] = copy.deepcopy(dict(schema))
     for part in _parts(made):
-        if options := values.get(part.pop("x-enum", "")):
+        name = part.pop("x-enum", "")
+        if (options := values.get(name)) is not None:
+            if not any(one.strip() if isinstance(one, str) else True for one in options):
+                raise UserError(f"the input {name!r} is an empty list: give it at least one value")
             part["enum"] = [one for place, one in enumerate(options) if one not in options[:place]]
         if (text := values.get(part.pop("x-line", ""))) is not None:
             part |= {"type": "integer", "minimum": 1, "maximum": max(1, len(str(text).splitlines()))}

@@ -1,16 +1,19 @@
 """A generated answer held against the passages that it cites, sentence by sentence.
 
 What stands between quotation marks must stand in the source, word for word; a number that no source has was made up;
-of the other words enough must be there. A sentence that fails is dropped, whatever the model's manners.
+of the other words enough must be there; what a source denies is not affirmed. A sentence that fails is dropped,
+whatever the model's manners.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from yunque.apps.retrieval.keywords import stems_of
 from yunque.apps.retrieval.passages import sentences
+from yunque.apps.retrieval.wording import agrees, find_quotation, quotations_in, with_plain_numbers
+from yunque.apps.retrieval.words import STOP, words_of
 
 SUPPORT = 0.5
 """The share of a sentence's stems that its passages must have; a paraphrase keeps the nouns and the numbers."""
@@ -19,17 +22,15 @@ CONTRIBUTION = 0.2
 
 Source = tuple[str, str]
 """A passage's text and its language."""
-Reason = Literal["", "no source", "quotation not found", "number not found", "not borne out"]
+Reason = Literal[
+    "", "no source", "quotation not found", "number not found", "not borne out", "denied otherwise"
+]
 
-_CITATION = re.compile(r"\s*\[(\d{1,3})\]")
-_LEADING = re.compile(r"(?:\s*\[\d{1,3}\])+[.,;:]?")
-_QUOTATION = re.compile(r'"([^"\n]{1,2000})"|«([^»]{1,2000})»|“([^”]{1,2000})”|„([^“”]{1,2000})[“”]')
-_LEFT_OUT = re.compile(r"\s*(?:\[\s*(?:…|\.{3})\s*\]|\(\s*(?:…|\.{3})\s*\)|…|\.{3})\s*")
-# What is written in several ways without being another word.
-_SAME = str.maketrans(
-    {"’": "'", "‘": "'", "“": '"', "”": '"', "«": '"', "»": '"', "–": "-", "—": "-", "\xa0": " "}
-)
-_EDGES = " \t\n.,;:!?¡¿\"'"
+_NUMBERS = r"\[\s*(\d{1,3}(?:\s*[,;–-]\s*\d{1,3})*)\s*\]"
+_CITATION = re.compile(rf"\s*{_NUMBERS}")
+_LEADING = re.compile(rf"(?:\s*{_NUMBERS})+[.,;:]?")
+_LIST_MARK = re.compile(r"\s*(?:[-*•·–]\s+)?[*_]*\(?\d{1,2}[.)][*_]*\s+(?!\[)")
+_CLOSE = re.compile(r"[\s.,;:!?…]*\Z")
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,25 @@ class Grounded:
 
 
 def cited_numbers(text: str) -> list[int]:
-    """The numbers in square brackets, in order, each once."""
-    return list(dict.fromkeys(int(number) for number in _CITATION.findall(text)))
+    """The numbers in square brackets ("[1]", "[1, 2]", "[1-3]"), in order, each once."""
+    return list(dict.fromkeys(number for match in _CITATION.finditer(text) for number in _listed(match[1])))
+
+
+def _listed(inside: str) -> list[int]:
+    """The numbers of "1", "1, 2" or "1-3"."""
+    found: list[int] = []
+    for part in re.split(r"\s*[,;]\s*", inside):
+        ends = [int(number) for number in re.findall(r"\d+", part)]
+        found.extend(range(ends[0], ends[-1] + 1) if len(ends) > 1 else ends)
+    return found
 
 
 def ground(text: str, passages: Sequence[Source]) -> Grounded:
     """Hold an answer against its passages, and leave out the sentences that they do not bear out.
 
     A sentence without a citation of its own leans on all the passages that the answer cites; an answer that cites
-    none has no source. A citation that there is not, or that bears nothing of its sentence out, is taken out of it.
+    none has no source. A citation that there is not, or that bears nothing of its sentence out, is taken out of it; a
+    sentence that is left without one is given those of the passages that bear it out.
     """
     everywhere = [number for number in cited_numbers(text) if 1 <= number <= len(passages)]
     verdicts, parts = list[SentenceVerdict](), list[str]()
@@ -107,13 +118,26 @@ def ground(text: str, passages: Sequence[Source]) -> Grounded:
 
 
 def _only_citing(sentence: str, numbers: Sequence[int]) -> str:
-    return _CITATION.sub(lambda match: match[0] if int(match[1]) in numbers else "", sentence)
+    """A sentence with just these citations; those that it has not got stand before its full stop."""
+
+    def left(match: re.Match[str]) -> str:
+        listed = _listed(match[1])
+        kept = [number for number in listed if number in numbers]
+        return match[0] if kept == listed else f" [{', '.join(map(str, kept))}]" if kept else ""
+
+    written = _CITATION.sub(left, sentence)
+    missing = [number for number in numbers if number not in cited_numbers(written)]
+    if not missing:
+        return written
+    close = _CLOSE.search(written)
+    at = close.start() if close else len(written)
+    return written[:at] + " " + "".join(f"[{number}]" for number in missing) + written[at:].rstrip()
 
 
 def _whole_sentences(text: str) -> list[tuple[int, int]]:
     """The sentences of an answer; a quotation is not divided, and the citations behind a full stop belong to what
     stands before it."""
-    quoted = [match.span() for match in _QUOTATION.finditer(text)]
+    quoted = [(one.start, one.end) for one in quotations_in(text)]
     found: list[tuple[int, int]] = []
     lines = [(match.start(), match.end()) for match in re.finditer(r"[^\n]+", text)]
     for line_start, line_end in lines:
@@ -141,93 +165,87 @@ def _verdict(
     own = [number for number in cited_numbers(sentence) if number in everywhere]
     numbers = own or list(everywhere)
     said = _CITATION.sub("", sentence)
+    if not text[:start].rpartition("\n")[2].strip():
+        said = _LIST_MARK.sub("", said, count=1) if _LIST_MARK.match(said) else said
+
+    def failed(reason: Reason) -> SentenceVerdict:
+        return SentenceVerdict(start, end, sentence, reason)
+
     if not numbers:
-        return SentenceVerdict(start, end, sentence, "no source")
-    quotations: list[Span] = []
-    for match in _QUOTATION.finditer(said):
-        span = _find_quotation(next(filter(None, match.groups())), passages, numbers)
-        if span is None:
-            return SentenceVerdict(start, end, sentence, "quotation not found")
-        quotations.append(span)
-    reason, contributing = _borne_out(said, passages, numbers)
-    kept = [
-        number for number in own if number in contributing or number in {one.number for one in quotations}
-    ]
-    if reason == "not borne out" and quotations and _mostly_quoted(said):
-        reason = ""
-    sources = [_nearest_sentence(said, number, passages[number - 1]) for number in kept or contributing]
+        return failed("no source")
+    if not _says_something(said):
+        return failed("not borne out")
+    quoted = _quoted(said, passages, numbers)
+    if quoted is None:
+        return failed("quotation not found")
+    reason, having = _borne_out(said, passages, numbers)
+    if reason and not (reason == "not borne out" and quoted and _mostly_quoted(said)):
+        return failed(reason)
+    if not agrees(said, [passages[number - 1] for number in numbers]):
+        return failed("denied otherwise")
+    literal = list(dict.fromkeys(span.number for span in quoted))
+    bearing = [number for number in own if having.get(number) or number in literal]
+    bearing = bearing or list(dict.fromkeys([*literal, *_enough(having)]))
+    sources = [_nearest_sentence(said, number, passages[number - 1]) for number in bearing]
     return SentenceVerdict(
-        start, end, sentence, reason, tuple(kept), tuple(quotations), tuple(filter(None, sources))
+        start, end, sentence, "", tuple(bearing), tuple(quoted), tuple(filter(None, sources))
     )
 
 
-def _borne_out(said: str, passages: Sequence[Source], numbers: Sequence[int]) -> tuple[Reason, list[int]]:
-    """Whether the passages together have what is said, and which of them have a part of it."""
+def _says_something(said: str) -> bool:
+    """Whether a sentence has a word that is not an everyday one ("Yes, you can", "No lo sé" have none)."""
+    return any(word not in STOP["es"] and word not in STOP["en"] for word in words_of(said))
+
+
+def _quoted(said: str, passages: Sequence[Source], numbers: Sequence[int]) -> list[Span] | None:
+    """Where the quotations of a sentence stand in its passages; None if one of them stands in none."""
+    spans: list[Span] = []
+    for quotation in quotations_in(said):
+        for number in numbers:
+            if quotation.words and (place := find_quotation(quotation.words, passages[number - 1][0])):
+                spans.append(Span(number, *place))
+                break
+        else:
+            return None
+    return spans
+
+
+def _borne_out(
+    said: str, passages: Sequence[Source], numbers: Sequence[int]
+) -> tuple[Reason, dict[int, set[str]]]:
+    """Whether the passages together have what is said, and what each has that has a part of it worth naming."""
     worst: Reason = "not borne out"
+    said = with_plain_numbers(said)
     for language in ("es", "en"):
         wanted = set(stems_of(said, language))
-        if not wanted:
-            return "", list(numbers)
-        having = {number: wanted & set(stems_of(passages[number - 1][0], language)) for number in numbers}
+        having = {
+            number: wanted & set(stems_of(with_plain_numbers(passages[number - 1][0]), language))
+            for number in numbers
+        }
         found = set().union(*having.values())
         if any(stem[0].isdigit() for stem in wanted - found):
             worst = "number not found"
-        elif len(found) >= SUPPORT * len(wanted):
+        elif wanted and len(found) >= SUPPORT * len(wanted):
             least = CONTRIBUTION * len(wanted)
-            return "", [number for number in numbers if len(having[number]) >= least]
-    return worst, []
+            return "", {number: stems for number, stems in having.items() if len(stems) >= least}
+    return worst, {}
+
+
+def _enough(having: Mapping[int, set[str]]) -> list[int]:
+    """The fewest passages, the fullest first, that have all that all of them have."""
+    chosen: list[int] = []
+    left = set().union(*having.values())
+    while left:
+        best = max(having, key=lambda number: len(having[number] & left))
+        chosen.append(best)
+        left -= having[best]
+    return sorted(chosen)
 
 
 def _mostly_quoted(said: str) -> bool:
     """Whether more of a sentence stands in quotation marks than outside ("«...», says the policy")."""
-    inside = sum(len(match[0]) for match in _QUOTATION.finditer(said))
+    inside = sum(one.end - one.start for one in quotations_in(said))
     return inside > 0.5 * len(said.strip())
-
-
-def _find_quotation(quoted: str, passages: Sequence[Source], numbers: Sequence[int]) -> Span | None:
-    """Where a quotation stands in one of the passages; its parts between ellipses in their order."""
-    parts = [part for part in (_plain(one).strip(_EDGES) for one in _LEFT_OUT.split(quoted)) if part]
-    for number in numbers:
-        plain, offsets = _plain_with_offsets(passages[number - 1][0])
-        position, first = 0, -1
-        for part in parts:
-            at = _whole_words(part, plain, position)
-            if at < 0:
-                break
-            first = at if first < 0 else first
-            position = at + len(part)
-        else:
-            if parts:
-                return Span(number, offsets[first], offsets[position - 1] + 1)
-    return None
-
-
-def _whole_words(part: str, plain: str, position: int) -> int:
-    """Where a text stands between the edges of words, from a position on; -1 if it does not."""
-    while (at := plain.find(part, position)) >= 0:
-        before, after = plain[at - 1 : at] if at else "", plain[at + len(part) : at + len(part) + 1]
-        if not (before.isalnum() and part[0].isalnum()) and not (after.isalnum() and part[-1].isalnum()):
-            return at
-        position = at + 1
-    return -1
-
-
-def _plain(text: str) -> str:
-    return _plain_with_offsets(text)[0]
-
-
-def _plain_with_offsets(text: str) -> tuple[str, list[int]]:
-    """A text with its white space made single blanks and its marks plain, and where each character stood."""
-    letters: list[str] = []
-    offsets: list[int] = []
-    for offset, letter in enumerate(text.translate(_SAME)):
-        if letter.isspace():
-            if letters and letters[-1] == " ":
-                continue
-            letter = " "
-        letters.append(letter)
-        offsets.append(offset)
-    return "".join(letters), offsets
 
 
 def _nearest_sentence(said: str, number: int, source: Source) -> Span | None:

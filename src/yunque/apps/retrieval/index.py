@@ -20,8 +20,9 @@ from yunque.apps.retrieval.fusion import (
 from yunque.apps.retrieval.index_config import IndexConfig as IndexConfig
 from yunque.apps.retrieval.keywords import stems_of
 from yunque.apps.retrieval.passages import Passage, Unit
-from yunque.apps.retrieval.stores import EVERYTHING, Entry, Scope, Scored, Store, Where
+from yunque.apps.retrieval.stores import EVERYTHING, Between, Entry, Scope, Scored, Store, Where
 from yunque.apps.retrieval.stores.sqlite import SQLiteStore
+from yunque.apps.retrieval.stores.store import Condition, kind_of, matches, wanted_values
 from yunque.apps.retrieval.vectors import DIMENSIONS, CorpusEmbedder, Embedder
 from yunque.apps.retrieval.vocabulary import Vocabulary
 from yunque.apps.retrieval.words import language_of
@@ -101,8 +102,13 @@ class Index:
         return cls(store, embedder, Scope(version=described["view"]), artifact.ref, described["floor"])
 
     def narrowed(self, groups: frozenset[str] | None = None, where: Where | None = None) -> "Index":
-        """The index as a member of `groups` sees it (None: as before), and of that what fulfils `where`."""
-        scope = replace(self.scope, where={**self.scope.where, **(where or {})})
+        """The index as a member of `groups` sees it (None: as before), and of that what fulfils `where`. What it was
+        narrowed to before holds too: an index cannot be widened again."""
+        conditions = dict(self.scope.where)
+        for name, condition in (where or {}).items():
+            before = conditions.get(name)
+            conditions[name] = condition if before is None else _both(before, condition)
+        scope = replace(self.scope, where=conditions)
         if groups is not None:
             kept = groups if scope.groups is None else groups & scope.groups
             scope = replace(scope, groups=kept)
@@ -210,6 +216,20 @@ def build_index(
     from yunque.apps.retrieval.sources import Sources
 
     return build(workspace, name, Sources(datasets=tuple(dataset_refs)), config, progress)[0]
+
+
+def _both(one: Condition, other: Condition) -> Condition:
+    """The condition that a value fulfils when it fulfils two."""
+    if isinstance(one, Between) and isinstance(other, Between):
+        ends = [end for end in (one.low, one.high, other.low, other.high) if end is not None]
+        if len({kind_of(end) for end in ends}) != 1 or Between() in (one, other):
+            return []
+        lows = [end for end in (one.low, other.low) if end is not None]
+        highs = [end for end in (one.high, other.high) if end is not None]
+        return Between(max(lows, default=None), min(highs, default=None))
+    if isinstance(one, Between):
+        one, other = other, one
+    return [value for value in wanted_values(one) if matches({"": value}, {"": other})]
 
 
 def embedded_text(passage: Passage) -> tuple[str, str]:

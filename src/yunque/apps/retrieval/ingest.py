@@ -118,14 +118,13 @@ class _Run:
             tempfile.TemporaryDirectory(prefix=".index-", dir=self.workspace.root) as folder,
         ):
             generation = self._generation(only)
-            known = self.ledger.units(generation.number)
+            known = self._known(generation)
             offer = self._offer(known, Path(folder))
             self._cut(offer, known)
             gone = self._gone(offer, known, only)
             if not self.ledger.spooled() and not gone and generation.committed and not self.ledger.job():
                 return self._artifact(generation, offer.parents, only), self.report
             if not self.ledger.spooled_count() and not (set(known) - set(gone)):
-                self.ledger.give_up_job()
                 raise UserError(self._nothing())
             generation = self._fitted(generation, gone)
             self._put(generation, gone)
@@ -136,23 +135,33 @@ class _Run:
         made = self.ledger.generations()
         job = self.ledger.job()
         cutting = self.config.cutting()
-        if job is not None:
-            begun = self.ledger.generation(job[0])
-            if begun.cutting == cutting:
-                self.report.resumed = len(self.ledger.spooled())
-                return begun
-            self.ledger.give_up_job()
-            if not begun.committed:
-                self.ledger.drop(begun.number)
-                made = self.ledger.generations()
-        if made and made[-1].cutting == cutting:
-            return made[-1]
-        if made and not only:
+        if job is not None and self.ledger.generation(job[0]).cutting == cutting:
+            self.report.resumed = len(self.ledger.spooled())
+            return self.ledger.generation(job[0])
+        whole = [one for one in made if one.committed]
+        if whole and whole[-1].cutting != cutting and not only:
             raise UserError(
-                f"index {self.name}: was made with other settings ({_difference(made[-1].cutting, cutting)}): leave "
+                f"index {self.name}: was made with other settings ({_difference(whole[-1].cutting, cutting)}): leave "
                 "them out, or build it again with them"
             )
+        if job is not None:
+            self.ledger.give_up_job()
+        elif made and made[-1].cutting != cutting:
+            self.ledger.forget_cut()
+        # Without a job nothing was put into them yet. One that was to be copied into would look like an empty index.
+        for one in self.ledger.generations():
+            if not one.committed:
+                self.ledger.drop(one.number)
+        if whole and whole[-1].cutting == cutting:
+            return whole[-1]
         return self.ledger.begin(cutting)
+
+    def _known(self, generation: Generation) -> dict[str, Unit]:
+        """The units that stand in the store, or that a killed run had still to copy into it."""
+        job = self.ledger.job()
+        source = job[1] if job and job[0] == generation.number else None
+        copied = self.ledger.units(source) if source is not None else {}
+        return {**copied, **self.ledger.units(generation.number)}
 
     def _offer(self, known: dict[str, Unit], folder: Path) -> Offer:
         offer = Offer()
@@ -182,7 +191,11 @@ class _Run:
             for offered in offer.units:
                 unit = offered.unit
                 task.advance(0, note=unit.name)
-                if unit in (known.get(unit.key), spooled.get(unit.key)):
+                if unit == known.get(unit.key):
+                    self.report.unchanged += 1
+                    if unit.key in spooled:  # it was changed, cut by a run that was killed, and changed back
+                        self.ledger.forget_cut([unit.key])
+                elif unit == spooled.get(unit.key):
                     self.report.unchanged += unit.key in known
                 elif (passages := self._passages(offered)) is None:
                     offer.kept.add(unit.key)
@@ -221,11 +234,10 @@ class _Run:
         """The units that stand in the store and should not any more."""
         offered = {one.unit.key for one in offer.units} | offer.kept
         gone = [key for key in known if key not in offered and (only or offer.covered(key))]
-        for key in self.ledger.spooled():
-            # A killed run had cut it; it is not there now.
-            if key not in offered and (only or offer.covered(key)):
-                with self.ledger.transaction() as connection:
-                    connection.execute("DELETE FROM spool WHERE key = ?", (key,))
+        # A killed run had cut them; they are not there now.
+        self.ledger.forget_cut(
+            [key for key in self.ledger.spooled() if key not in offered and (only or offer.covered(key))]
+        )
         self.report.gone = len(gone)
         return gone
 
@@ -298,7 +310,7 @@ class _Run:
     def _put(self, generation: Generation, gone: Sequence[str]) -> None:
         """Put the spooled units into the store, retire what is gone, and close the view."""
         view = generation.committed + 1
-        known = self.ledger.units(generation.number)
+        known = self._known(generation)
         embedder = self.ledger.embedder(self.workspace, generation.number)
         store = self.ledger.store(generation.number)
         with self.progress("Indexing passages", self.ledger.spooled_count()) as task:
@@ -311,6 +323,7 @@ class _Run:
                     wanted = {content_of(one.id) for one in entries}
                     new += [one for one in entries if content_of(one.id) not in before]
                     retired += [id for content, id in before.items() if content not in wanted]
+                self.ledger.expect(generation.number, units)
                 store.put(_embedded(new, embedder), retired, view)
                 self.ledger.settle(generation.number, units)
                 task.advance(len(new))

@@ -8,7 +8,7 @@ import fcntl
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS generations (
     number INTEGER PRIMARY KEY AUTOINCREMENT, cutting TEXT NOT NULL, committed INTEGER NOT NULL,
     kept_from INTEGER NOT NULL, fitted INTEGER NOT NULL, floor REAL, features TEXT, arrays BLOB);
+CREATE TABLE IF NOT EXISTS files (
+    generation INTEGER PRIMARY KEY, path TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS units (
     generation INTEGER, key TEXT, name TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (generation, key));
 CREATE TABLE IF NOT EXISTS spool (
@@ -50,7 +52,8 @@ class Generation:
 
 @dataclass(frozen=True)
 class Unit:
-    """What is taken in as a whole: a file, a page of the web, or what a dataset has of one file."""
+    """What is taken in as a whole: a file, a page of the web, or what a dataset has of one file. Without a digest it
+    was about to be put when a run ended: the store may hold all of it, or nothing."""
 
     key: str
     name: str
@@ -122,7 +125,31 @@ class Ledger:
                 "INSERT INTO generations (cutting, committed, kept_from, fitted) VALUES (?, 0, 1, 0)",
                 (json.dumps(cutting, sort_keys=True),),
             )
-        return self.generation(int(cursor.lastrowid or 0))
+            generation = Generation(int(cursor.lastrowid or 0), dict(cutting), 0, 1, 0, None)
+            if not self._is_elsewhere(generation):
+                connection.execute(
+                    "INSERT OR REPLACE INTO files VALUES (?, ?)",
+                    (generation.number, self._claimed(generation)),
+                )
+        return self.generation(generation.number)
+
+    def _claimed(self, generation: Generation) -> str:
+        """A file that was nobody's: where another index has the plain name, with this index's name in it."""
+        plain = Path(self._plain_address(generation))
+        stem, number = plain.stem.rpartition("-")[::2]
+        names = [
+            f"{stem}-{part}-{number}" for part in (self.name, *(f"{self.name}-{n}" for n in range(2, 1000)))
+        ]
+        try:
+            plain.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for name in (plain.stem, *names):
+                path = plain.with_name(name + plain.suffix)
+                with suppress(FileExistsError):
+                    path.touch(mode=0o600, exist_ok=False)
+                    return str(path)
+        except OSError as error:
+            raise UserError(f"{plain}: cannot be opened ({error.strerror})") from None
+        raise UserError(f"{plain}: there are too many stores of that name in its folder")
 
     def check_view(self, ref: str, generation: int, view: int) -> None:
         """Raises UserError when a view is no longer there."""
@@ -131,11 +158,20 @@ class Ledger:
             raise UserError(f"{ref}: its passages were pruned: use a newer version, or build it again")
 
     def address(self, generation: Generation) -> str:
-        """Where a generation's store is."""
-        store: str = generation.cutting["store"] or str(self.folder / "store.db")
-        if store.startswith(("postgres", "lance:")):
-            return store
-        path = Path(store)
+        """Where a generation's store is. A database or a folder holds several, each under its index's name; a file
+        belongs to one generation of one index."""
+        if self._is_elsewhere(generation):
+            return str(generation.cutting["store"])
+        found = self.connection.execute("SELECT path FROM files WHERE generation = ?", (generation.number,))
+        # The name of the file alone counts where it is in the ledger's folder: the workspace may have been moved.
+        (path,) = found.fetchone() or (self._plain_address(generation),)
+        return path if generation.cutting["store"] else str(self.folder / Path(path).name)
+
+    def _is_elsewhere(self, generation: Generation) -> bool:
+        return str(generation.cutting["store"]).startswith(("postgres", "lance:"))
+
+    def _plain_address(self, generation: Generation) -> str:
+        path = Path(generation.cutting["store"] or self.folder / "store.db")
         return str(path.with_name(f"{path.stem}-{generation.number}{path.suffix}"))
 
     def store(self, number: int) -> Store:
@@ -163,6 +199,7 @@ class Ledger:
         with self.transaction() as connection:
             connection.execute("DELETE FROM units WHERE generation = ?", (generation.number,))
             connection.execute("DELETE FROM generations WHERE number = ?", (generation.number,))
+            connection.execute("DELETE FROM files WHERE generation = ?", (generation.number,))
 
     def embedder(self, workspace: Workspace, number: int) -> Embedder:
         """The embedder of a generation."""
@@ -219,6 +256,15 @@ class Ledger:
         (count,) = self.connection.execute("SELECT coalesce(sum(count), 0) FROM spool").fetchone()
         return int(count)
 
+    def expect(self, generation: int, units: Sequence[Unit]) -> None:
+        """Note that units are about to be put, so that the ledger knows whose entries the store may hold. Without a
+        digest they count as changed until they are settled."""
+        with self.transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO units VALUES (?, ?, ?, '')",
+                [(generation, unit.key, unit.name) for unit in units],
+            )
+
     def settle(self, generation: int, put: Sequence[Unit], gone: Sequence[str] = ()) -> None:
         """Note that units are in the store, and others no more."""
         with self.transaction() as connection:
@@ -256,11 +302,25 @@ class Ledger:
         with self.transaction() as connection:
             connection.execute("UPDATE generations SET floor = ? WHERE number = ?", (floor, generation))
 
-    def give_up_job(self) -> None:
-        """Forget what a run of other settings left to do."""
+    def forget_cut(self, keys: Sequence[str] | None = None) -> None:
+        """Forget what a killed run had cut, of all units or of some. What it had put stays, and its job."""
         with self.transaction() as connection:
+            if keys is None:
+                connection.execute("DELETE FROM spool")
+            else:
+                connection.executemany("DELETE FROM spool WHERE key = ?", [(key,) for key in keys])
+
+    def give_up_job(self) -> None:
+        """Forget what a killed run left to do, and the generation that it was filling if no view of that is whole. Of
+        one that has a whole view no unit counts as taken in any more: which of them are in the half-made view is not
+        known."""
+        job = self.job()
+        with self.transaction() as connection:
+            connection.execute("UPDATE units SET digest = '' WHERE generation = (SELECT generation FROM job)")
             connection.execute("DELETE FROM job")
             connection.execute("DELETE FROM spool")
+        if job and not self.generation(job[0]).committed:
+            self.drop(job[0])
 
     def pruned(self, generation: int, kept_from: int) -> None:
         """Views before `kept_from` are no longer there."""

@@ -3,14 +3,16 @@
 A unit is taken in as a whole or not at all; its digest tells whether it must be read again.
 """
 
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from yunque.apps.retrieval.index_config import IndexConfig, digest
+from yunque.apps.retrieval.index_config import IndexConfig, digest, normal_pattern
 from yunque.apps.retrieval.ledger import Unit
 from yunque.data.dataset import read_rows
 from yunque.data.language import detect_language
@@ -21,6 +23,8 @@ from yunque.errors import UserError
 from yunque.workspace import Artifact, Workspace
 from yunque.workspace.files import sha256_of
 
+NOBODY = "nobody, for want of a group in all patterns"
+"""The group of files that patterns without a common group match: no groups at all would be everybody."""
 _SHORT = 200
 _BEGINNING = 400
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,14})(?:\.\d{1,9})?")
@@ -60,12 +64,63 @@ class Offer:
         return any(key == prefix or key.startswith(prefix + "/") for prefix in self.prefixes)
 
 
-def groups_of(name: str, permissions: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Who alone may see a file, by the first pattern that its name matches."""
-    for pattern, groups in permissions.items():
-        if fnmatch(name, pattern) or fnmatch(name, f"{pattern}/*"):
-            return tuple(groups)
-    return ()
+def groups_of(name: str, permissions: Mapping[str, Sequence[str]], *places: str) -> tuple[str, ...]:
+    """Who alone may see a file: the groups that all patterns share that match its name or one of its `places`."""
+    groups: tuple[str, ...] = ()
+    for pattern, theirs in permissions.items():
+        if is_matched(pattern, name, *places):
+            groups = _both(groups, tuple(theirs))
+    return groups
+
+
+def is_matched(pattern: str, *names: str) -> bool:
+    """Whether a pattern matches a name or a trailing part of it, or a folder above: how a file is named depends on
+    the folder that was given, and must not decide who may see it."""
+    pattern = normal_pattern(pattern)
+    for name in names:
+        parts = unicodedata.normalize("NFC", name).split("/")
+        for start in range(len(parts)):
+            part = "/".join(parts[start:])
+            if part == pattern or fnmatchcase(part, pattern) or fnmatchcase(part, f"{pattern}/*"):
+                return True
+    return False
+
+
+def _both(groups: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[str, ...]:
+    """Whom two lists of groups both let see; an empty one lets everybody."""
+    if not groups or not theirs:
+        return groups or theirs
+    return tuple(one for one in groups if one in theirs) or (NOBODY,)
+
+
+def place_of(unit: Unit) -> str:
+    """Where a unit comes from, as patterns see it: a file's path, an address, or DATASET/FILE."""
+    return unit.key.removeprefix("file:").removeprefix("url:").removeprefix("dataset/")
+
+
+def unmatched(permissions: Mapping[str, Sequence[str]], units: Iterable[Unit]) -> list[str]:
+    """The patterns that match none of the units."""
+    units = list(units)
+    return [
+        pattern
+        for pattern in permissions
+        if not any(is_matched(pattern, unit.name, place_of(unit)) for unit in units)
+    ]
+
+
+def not_offered(
+    workspace: Workspace, permissions: Mapping[str, Sequence[str]], units: Iterable[Unit], sources: Sources
+) -> list[Unit]:
+    """The units that patterns match and these sources do not offer again, so that they would stay as they are."""
+    offer = Offer()
+    offer.prefixes += [f"dataset/{workspace.get(ref, 'dataset').name}" for ref in sources.datasets]
+    offer.prefixes += [f"file:{path.resolve()}" for path in sources.paths]
+    offer.prefixes += [f"url:{url}" for url in sources.urls]
+    return [
+        unit
+        for unit in units
+        if not offer.covered(unit.key) and groups_of(unit.name, permissions, place_of(unit))
+    ]
 
 
 def offer_datasets(workspace: Workspace, refs: Sequence[str], config: IndexConfig, offer: Offer) -> None:
@@ -80,7 +135,7 @@ def offer_datasets(workspace: Workspace, refs: Sequence[str], config: IndexConfi
             if not _excluded(row.source.file, config):
                 files.setdefault(row.source.file, []).append(row)
         for name, rows in files.items():
-            groups = groups_of(name, config.permissions)
+            groups = groups_of(name, config.permissions, f"{artifact.name}/{name}")
             key = digest([(row.id, row.text, row.source.locator) for row in rows], groups)
             offer.units.append(Offered(Unit(f"{prefix}/{name}", name, key), groups, _given(rows)))
 
@@ -101,6 +156,7 @@ def offer_paths(
         if not path.exists() and not path.is_symlink():
             raise UserError(f"{path}: there is no such file or folder")
         offer.prefixes.append(f"file:{path.resolve()}")
+    by_key: dict[str, tuple[Found, str, tuple[str, ...]]] = {}
     for found in find_files(paths, skipped):
         if _excluded(found.name, config):
             continue
@@ -109,8 +165,15 @@ def offer_paths(
         except OSError as error:
             skipped.append(Skipped(found.name, f"cannot be opened ({error.strerror})"))
             continue
-        groups = groups_of(found.name, config.permissions)
-        unit = Unit(f"file:{found.path.resolve()}", found.name, digest(sha256, found.name, groups))
+        # The path as it was given, too: a link in a folder is in that folder, wherever it leads.
+        key = f"file:{found.path.resolve()}"
+        places = (found.path.resolve().as_posix(), Path(os.path.abspath(found.path)).as_posix())  # noqa: PTH100
+        groups = groups_of(found.name, config.permissions, *places)
+        # A file that is named twice is taken in once, under its first name; what holds for either name holds.
+        first, sha256, before = by_key.get(key, (found, sha256, ()))
+        by_key[key] = first, sha256, _both(before, groups)
+    for key, (found, sha256, groups) in by_key.items():
+        unit = Unit(key, found.name, digest(sha256, found.name, groups))
         offer.units.append(Offered(unit, groups, file_reader(workspace, found, config)))
 
 
@@ -154,7 +217,7 @@ def _language(text: str) -> str:
 
 
 def _excluded(name: str, config: IndexConfig) -> bool:
-    return any(fnmatch(name, pattern) for pattern in config.exclude)
+    return any(fnmatchcase(name, pattern) for pattern in config.exclude)
 
 
 def filterable(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,8 @@ def prune(workspace: Workspace, name: str, keep: int = 1) -> dict[str, Any]:
                 deleted += store.count(Scope(version=ANY_VERSION))
                 store.close()
                 ledger.drop(generation.number)
+                if not generation.committed:
+                    ledger.forget_cut()  # it was cut as this one wanted it
                 stores += 1
     workspace.record("index.prune", f"index/{newest.name}", passages=deleted, kept=[one.ref for one in kept])
     return {"passages": deleted, "stores": stores, "kept": [one.ref for one in kept]}
@@ -48,7 +50,7 @@ def erase(workspace: Workspace, name: str, where: Where) -> int:
     newest = workspace.get(name, "index")
     count = 0
     with Ledger.open(workspace, newest.name) as ledger, ledger.alone():
-        ledger.give_up_job()
+        _without_unfinished(ledger)
         for generation in ledger.generations():
             store = ledger.store(generation.number)
             ids = store.ids(Scope(version=ANY_VERSION, where=where))
@@ -61,6 +63,19 @@ def erase(workspace: Workspace, name: str, where: Where) -> int:
         ledger.compact()
     workspace.record("index.erase", f"index/{newest.name}", passages=count)
     return count
+
+
+def _without_unfinished(ledger: Ledger) -> None:
+    """Take out what a killed run had cut, and generations without a finished view: they belong to no version.
+
+    A half-made view of a generation that has a finished one stays, with its job: the next run makes it whole."""
+    job = ledger.job()
+    if job and not ledger.generation(job[0]).committed:
+        ledger.give_up_job()
+    ledger.forget_cut()
+    for generation in ledger.generations():
+        if not generation.committed:
+            ledger.drop(generation.number)
 
 
 def _versions(workspace: Workspace, name: str) -> list[Artifact]:

@@ -1,7 +1,8 @@
 """Labelling a column of a CSV file with models and people, so that a kill loses nothing and doubts go to a person.
 
-Beside the result stand two files: `.labels.jsonl`, every label as it was given (row numbers and labels, none of the
-text), and `.doubts.csv`, the rows on which nobody is in the majority, for a person to fill in the column `decision`.
+Beside the result stand two files: `.labels.jsonl`, every label as it was given, by models and in decisions (row
+numbers, labels and hashes, none of the text), and `.doubts.csv`, the rows on which nobody is in the majority, for a
+person to fill in the column `decision`.
 """
 
 import csv
@@ -146,6 +147,11 @@ def label_rows(
     """
     _check(work, raters)
     kept = _Kept(work.out.with_suffix(".labels.jsonl"))
+    queue = work.out.with_suffix(".doubts.csv")
+    for number, label in (_read_decisions(decisions, work) if decisions else {}).items():
+        if kept.get(number, _decision_key(work, number)) != label:
+            kept.add(number, _decision_key(work, number), label)
+    filled = _filled_in(queue)
     failed = dict(work.table.bad)
     spent: list[tuple[Usage, Cost | None]] = []
     with progress("Labelling", total=len(work.table.rows) * len(raters)) as bar:
@@ -176,7 +182,9 @@ def label_rows(
         for number, row in work.table.rows.items()
     }
     names = [*(rater.name for rater in raters), *work.people]
-    return _written(work, names, given, _read_decisions(decisions, work), failed, spent)
+    said = {number: kept.anywhere(number, _decision_key(work, number)) for number in given}
+    decided = {number: label for number, label in said.items() if label is not None and label in work.labels}
+    return _written(work, names, given, decided, filled, failed, spent)
 
 
 def _check(work: Labelling, raters: Sequence[Rater]) -> None:
@@ -214,6 +222,12 @@ def _key(task: Task, work: Labelling, rater: Rater, text: str) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
 
 
+def _decision_key(work: Labelling, number: int) -> str:
+    """A hash of the text that a person decided on: the decision is for that text, whatever else changes."""
+    said = ["decision", work.table.rows[number][work.column]]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+
+
 class _Kept:
     """Labels as they were given, on disk after each."""
 
@@ -232,6 +246,13 @@ class _Kept:
         """The label that was given."""
         return self._labels.get((row, key))
 
+    def anywhere(self, row: int, key: str) -> str | None:
+        """The label that was given in this row, or else in another one (rows move), if it was always the same."""
+        if (row, key) in self._labels:
+            return self._labels[row, key]
+        others = {label for (_, other), label in self._labels.items() if other == key}
+        return others.pop() if len(others) == 1 else None
+
     def add(self, row: int, key: str, label: str) -> None:
         """Keep a label."""
         self._labels[row, key] = label
@@ -243,24 +264,40 @@ class _Kept:
             file.write(line.encode() + b"\n")
 
 
-def _read_decisions(path: Path | None, work: Labelling) -> dict[int, str]:
-    """What a person decided, by row; raises UserError for a label that is none."""
-    if path is None:
-        return {}
-    table = read_table(path)
-    if not {"row", "decision"} <= set(table.columns):
-        raise UserError(f"{path}:1: must have the columns row and decision, as the file of doubts has")
+def _read_decisions(path: Path, work: Labelling) -> dict[int, str]:
+    """What a person decided, by row; raises UserError for a label that is none, and for a row whose text is not the
+    one that was decided on."""
     decided: dict[int, str] = {}
-    for number, row in table.rows.items():
+    for line, row in _filled_in(path, must_exist=True):
         label, said = row["decision"].strip(), row["row"].strip()
-        if not label:
-            continue
         if not said.isdecimal() or int(said) not in work.table.rows:
-            raise UserError(f"{path}:{number + 1}: there is no row {said!r}")
+            raise UserError(f"{path}:{line}: there is no row {said!r}")
         if label not in work.labels:
-            raise UserError(f"{path}:{number + 1}: {label!r} is none of {', '.join(work.labels)}")
+            raise UserError(f"{path}:{line}: {label!r} is none of {', '.join(work.labels)}")
+        if not _is_same(row["text"], work.table.rows[int(said)][work.column]):
+            raise UserError(
+                f"{path}:{line}: row {said} has another text now: write the number of the row with this text"
+            )
         decided[int(said)] = label
     return decided
+
+
+def _filled_in(path: Path, must_exist: bool = False) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a file of doubts that a person filled in, with their numbers in the file; raises UserError for one
+    that cannot be read: it would be lost when the file is written anew."""
+    if not must_exist and not path.exists():
+        return []
+    table = read_table(path)
+    if not {"row", "text", "decision"} <= set(table.columns):
+        raise UserError(f"{path}:1: must have the columns row, text and decision, as the file of doubts has")
+    for number, fault in table.bad.items():
+        raise UserError(f"{path}:{number + 1}: {fault}")
+    return [(number + 1, row) for number, row in table.rows.items() if row["decision"].strip()]
+
+
+def _is_same(shown: str, text: str) -> bool:
+    """Whether a text is the one that was shown in the doubts; a spreadsheet may have changed its white space."""
+    return " ".join(shown.split()) in (" ".join(text.split()), " ".join(_harmless(text).split()))
 
 
 def majority(given: Sequence[str | None]) -> str | None:
@@ -277,6 +314,7 @@ def _written(
     names: Sequence[str],
     given: Mapping[int, Sequence[str | None]],
     decided: Mapping[int, str],
+    filled: Sequence[tuple[int, Mapping[str, str]]],
     failed: Mapping[int, str],
     spent: Sequence[tuple[Usage, Cost | None]],
 ) -> LabelReport:
@@ -298,17 +336,7 @@ def _written(
         for number in given
     ]
     atomic_write(work.out, _csv([columns, *lines], work.table.delimiter), 0o600)
-    queue = work.out.with_suffix(".doubts.csv")
-    if doubts:
-        heads = ["row", "text", *names, "why", "decision"]
-        told = [
-            [str(number), _harmless(work.table.rows[number][work.column]), *(label or "" for label in given[number]),
-             failed.get(number, "they do not agree"), ""]
-            for number in doubts
-        ]  # fmt: skip
-        atomic_write(queue, _csv([heads, *told], work.table.delimiter), 0o600)
-    elif queue.exists():
-        queue.unlink()
+    _write_doubts(work, names, {number: given[number] for number in doubts}, decided, filled, failed)
     pairs = [(a, b) for b in range(len(names)) for a in range(b)]
     kappa: dict[str, float | None] = {}
     for a, b in pairs:
@@ -325,6 +353,44 @@ def _written(
         dict(counts.most_common()), kappa, krippendorff_alpha(list(given.values())) if pairs else None,
         usage, cost, len(spent),
     )  # fmt: skip
+
+
+def _write_doubts(
+    work: Labelling,
+    names: Sequence[str],
+    doubts: Mapping[int, Sequence[str | None]],
+    decided: Mapping[int, str],
+    filled: Sequence[tuple[int, Mapping[str, str]]],
+    failed: Mapping[int, str],
+) -> None:
+    """Write the rows in doubt for a person. What was filled in already and is not decided stays in its cell; where
+    its row is in doubt no more, or has another text, it stays in a row of its own."""
+    waiting, others = dict[int, str](), list[Mapping[str, str]]()
+    for _, row in filled:
+        number = int(row["row"]) if row["row"].strip().isdecimal() else -1
+        is_row = number in work.table.rows and _is_same(row["text"], work.table.rows[number][work.column])
+        if is_row and decided.get(number) == row["decision"].strip():
+            continue
+        if is_row and number in doubts and number not in waiting:
+            waiting[number] = row["decision"]
+        else:
+            others.append(row)
+    queue = work.out.with_suffix(".doubts.csv")
+    if not doubts and not others:
+        queue.unlink(missing_ok=True)
+        return
+    told = [
+        [str(number), _harmless(work.table.rows[number][work.column]), *(label or "" for label in labels),
+         failed.get(number, "they do not agree"), waiting.get(number, "")]
+        for number, labels in doubts.items()
+    ]  # fmt: skip
+    told += [
+        [row["row"], row["text"], *("" for _ in names), "filled in, and not in doubt now", row["decision"]]
+        for row in others
+    ]
+    atomic_write(
+        queue, _csv([["row", "text", *names, "why", "decision"], *told], work.table.delimiter), 0o600
+    )
 
 
 def _harmless(cell: str) -> str:

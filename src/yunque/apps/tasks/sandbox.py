@@ -14,11 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from yunque.apps.structured import shortened
 from yunque.configuration import Settings
 from yunque.errors import UserError
 
 _SCRIPT = Path(__file__).with_name("sandbox_process.py")
 _MARK = "YUNQUE_SANDBOX"
+_MOST_ERROR = 600
 
 
 class SandboxLimits(Settings):
@@ -141,8 +143,11 @@ def _understood(told: bytes, in_time: bool, limits: SandboxLimits) -> TestRun:
     if not lines:
         return TestRun((), over or "the tests ended at once (a limit of the sandbox)")
     if not lines[0].get("loaded"):
-        return TestRun((), f"the tests cannot be loaded: {lines[0].get('error', '')}")
-    results = {line["name"]: TestResult(line["name"], line["passed"], line["error"]) for line in lines[1:]}
+        return TestRun((), f"the tests cannot be loaded: {shortened(lines[0].get('error', ''), _MOST_ERROR)}")
+    results = {
+        line["name"]: TestResult(line["name"], line["passed"], shortened(line["error"], _MOST_ERROR))
+        for line in lines[1:]
+    }
     unfinished = [name for name in lines[0]["tests"] if name not in results]
     for name in unfinished:
         results[name] = TestResult(

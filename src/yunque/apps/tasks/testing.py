@@ -1,6 +1,8 @@
 """Unit tests: the model writes them, a sandbox runs them, and changed programs show whether they prove anything."""
 
 import ast
+import keyword
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,11 @@ from yunque.apps.tasks.steps import python_fault
 from yunque.errors import UserError
 
 _MOST_FEEDBACK = 5
+_SUBJECT = "subject"
+_TAKE_A_NAME = (
+    *("patch", "multiple", "dict", "import_module", "__import__", "resolve_name", "getLogger"),
+    *("assertLogs", "assertNoLogs"),
+)
 
 
 def check_tests(value: Any, values: Mapping[str, Any], language: str) -> str | None:
@@ -109,3 +116,61 @@ def _feedback(tried: Mapping[str, Any]) -> str:
         return "\n".join(failed[:_MOST_FEEDBACK])
     missed = [f"line {one['line']}: {one['change']}" for one in tried["mutants"] if not one["noticed"]]
     return "No test fails when the code is changed:\n" + "\n".join(missed[:_MOST_FEEDBACK])
+
+
+def is_module_name(name: str) -> bool:
+    """Whether `import NAME` can be written; with points for a module in packages."""
+    return all(part.isidentifier() and not keyword.iskeyword(part) for part in name.split("."))
+
+
+def of_module(tests: str, code: str, name: str) -> str:
+    """The tests with the module's own name instead of `subject`, where they import it and where a text names it or
+    one of its own names (the target of a patch)."""
+    tree = ast.parse(tests)
+    own = {one.name for one in ast.walk(ast.parse(code)) if isinstance(one, _DEFINITIONS)}
+    own |= {one.id for one in ast.walk(ast.parse(code)) if isinstance(one, ast.Name)}
+    own |= {
+        (one.asname or one.name).split(".")[0]
+        for one in ast.walk(ast.parse(code))
+        if isinstance(one, ast.alias)
+    }
+    targets = {id(one) for one in _module_texts(tree)}
+    lines = [line.encode() for line in re.split(r"(?<=\n)", tests)]
+    changes: list[tuple[int, int, bytes, bytes]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for one in node.names:
+                if one.name == _SUBJECT:
+                    new = name if one.asname or name == _SUBJECT else f"{name} as {_SUBJECT}"
+                    changes.append((one.lineno, one.col_offset, b"", new.encode()))
+        elif isinstance(node, ast.ImportFrom) and node.module == _SUBJECT and not node.level:
+            changes.append((node.lineno, node.col_offset, rb"from\s+", name.encode()))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            first, _, after = node.value.partition(".")
+            is_one = id(node) in targets or after.split(".")[0] in own
+            if first == _SUBJECT and is_one and re.fullmatch(r"(\w+\.)*\w+", node.value):
+                changes.append(
+                    (node.lineno, node.col_offset, rb"[rRuUbB]*(?:\"\"\"|'''|\"|')", name.encode())
+                )
+    for line, column, before, instead in sorted(changes, reverse=True):
+        start, rest = lines[line - 1][:column], lines[line - 1][column:]
+        if found := re.match(b"(" + before + rb")subject\b", rest):
+            lines[line - 1] = start + found[1] + instead + rest[found.end() :]
+    return b"".join(lines).decode()
+
+
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def _module_texts(tree: ast.AST) -> list[ast.AST]:
+    """The texts that name a module: the first one that patch() and its like take, and keys of sys.modules."""
+    found: list[ast.AST] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in _TAKE_A_NAME:
+                found += node.args[:1]
+                found += [one.value for one in node.keywords if one.arg in ("target", "name", "logger")]
+        elif isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("modules"):
+            found.append(node.slice)
+    return found
