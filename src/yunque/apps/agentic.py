@@ -6,7 +6,7 @@ from typing import Any
 
 from yunque.apps.agents import Agent, AgentAnswer, AgentRunner, AgentTool
 from yunque.apps.agents.journal import RunRecord
-from yunque.apps.agents.reading import read_tools
+from yunque.apps.agents.reading import read_tool
 from yunque.apps.answer import AppAnswer, Asked, Drafted
 from yunque.apps.asking import Asking
 from yunque.apps.checks import Checked, Exchange
@@ -118,7 +118,7 @@ class FromAgent:
         if isinstance(database := tool.get("sql"), str):
             # It is not kept with the app: the tool asks the one that lies where it lay.
             tool, folder = {**tool, "sql": Path(database).name}, Path(database).parent
-        return read_tools([tool], where, folder, search=self._found if self._index else None)
+        return read_tool(tool, where, folder, search=self._found if self._index else None)
 
     def _found(self, words: str, k: int) -> list[Hit]:
         assert self._index is not None

@@ -27,15 +27,16 @@ def set_budget(
 ) -> None:
     """Set a budget: a call that could pass it is refused before it is made."""
     from yunque.workspace import Workspace
-    from yunque.workspace.budgets import Budgets
+    from yunque.workspace.budgets import Budgets, checked_period
 
     if usd is None and tokens is None:
         raise UserError("say how much: --usd, --tokens or both (`yunque budget remove` takes a budget away)")
     workspace = Workspace.open()
     budgets = Budgets.of(workspace.root)
-    budgets.set(who, usd, tokens, period)  # type: ignore[arg-type]  # checked there
+    wanted = checked_period(period)
+    budgets.set(who, usd, tokens, wanted)
     workspace.record("budget.set", f"budget/{who}", usd=usd, tokens=tokens, period=period)
-    made = budgets.used(who, period)  # type: ignore[arg-type]
+    made = budgets.used(who, wanted)
     emit(made.as_dict(), json, lambda console: _render(console, [made]))
 
 
@@ -43,7 +44,7 @@ def set_budget(
 def remove(who: str = _WHO, period: str = _PERIOD, json: bool = JSON_OPTION) -> None:
     """Take a budget away; what was used stays known."""
     from yunque.workspace import Workspace
-    from yunque.workspace.budgets import Budgets
+    from yunque.workspace.budgets import Budgets, checked_period
 
     workspace = Workspace.open()
     budgets = Budgets.of(workspace.root)
@@ -52,7 +53,7 @@ def remove(who: str = _WHO, period: str = _PERIOD, json: bool = JSON_OPTION) -> 
         raise UserError(f"the budget of {who} is set in the app's own file: change `budget` there")
     if not found:
         raise UserError(f"{who!r} has no budget for {period!r}: see `yunque budget list`")
-    budgets.set(who, period=period)  # type: ignore[arg-type]
+    budgets.set(who, period=checked_period(period))
     workspace.record("budget.remove", f"budget/{who}", period=period)
     emit(
         {"who": who, "period": period, "removed": True}, json, lambda console: console.print(f"removed {who}")

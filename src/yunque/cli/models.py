@@ -1,6 +1,6 @@
 """`yunque models`: what can be asked, ranked on privacy, quality, cost and latency."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -157,13 +157,13 @@ def _measure(workspace: "Workspace", name: str) -> None:
     from yunque.llm.router import RouterSettings
     from yunque.llm.routing import routed
 
-    settings: Any = RouterSettings(model=name, deadline=120.0)
+    settings = RouterSettings(model=name, deadline=120.0)
     config = GenerationConfig(max_new_tokens=_TOKENS_TO_MEASURE)
     try:
         model = routed(workspace, settings)
         # The first answer of a process pays for what is opened and compiled once.
         for _ in range(2):
             list(model.stream_chat([Message("user", _MEASURED_WITH)], config))
-        model.close()  # type: ignore[attr-defined]  # it is a router
+        model.close()
     except (ModelUnavailable, UserError) as error:
         warn(f"not measured: {error}")

@@ -115,7 +115,7 @@ def _function_of(task: "Task") -> Callable[..., None]:
         ),
         _parameter("as_json", bool, JSON_OPTION),
     ]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # inspect.signature heeds it
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     return run
 

@@ -35,7 +35,7 @@ def routed(
     embedder: EmbeddingModel | None = None,
     price_of: PriceOf | None = None,
     breakers: Breakers = SHARED,
-) -> LanguageModel:
+) -> Router | CachedModel:
     """The models of `settings` as one. Each is opened when it is first needed, by `open_one` if that is given (a
     server lends models that it holds already).
 

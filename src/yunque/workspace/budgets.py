@@ -19,7 +19,7 @@ from yunque.errors import UserError
 from yunque.workspace.sqlite_file import SqliteFile
 
 Period = Literal["day", "month", "total"]
-PERIODS: tuple[str, ...] = get_args(Period)
+PERIODS: tuple[Period, ...] = get_args(Period)
 ALL = "all"
 """What every call is charged to."""
 
@@ -118,8 +118,7 @@ class Budgets:
         """
         table = "own_limits" if own else "limits"
         checked_who(who)
-        if period not in PERIODS:
-            raise UserError(f"{period!r} is not a period of a budget: use {', '.join(PERIODS)}")
+        checked_period(period)
         if usd is not None and not (math.isfinite(usd) and 0 <= usd <= _MOST_USD):
             raise UserError(f"{usd} US dollars cannot be a budget: it must be from 0 to {_MOST_USD}")
         if tokens is not None and not 0 <= tokens <= _MOST_TOKENS:
@@ -223,6 +222,14 @@ class Budgets:
     def close(self) -> None:
         """Close this thread's connection."""
         self._file.close()
+
+
+def checked_period(text: str) -> Period:
+    """A period of a budget; raises UserError for what is none."""
+    for period in PERIODS:
+        if text == period:
+            return period
+    raise UserError(f"{text!r} is not a period of a budget: use {', '.join(PERIODS)}")
 
 
 def checked_who(who: str) -> str:

@@ -96,7 +96,7 @@ def _takes(first: Step) -> Any:
     if isinstance(first, FunctionStep) and first.reads is None:
         return first.takes
     if isinstance(first, MapStep) and first.over is None:
-        return list[_takes(first.steps[0])]  # type: ignore[misc]
+        return list[_takes(first.steps[0])]  # type: ignore[misc]  # a type made while it runs
     return Any
 
 
@@ -135,7 +135,7 @@ def _checked(
         if item is None:
             raise UserError(f"{at}: goes over a list, but {one.over or before} is {shown(listed)}")
         inner = {**names, "item": item}
-        return list[_check(one.steps, item, inner, at, found)]  # type: ignore[misc]
+        return list[_check(one.steps, item, inner, at, found)]  # type: ignore[misc]  # as above
     if isinstance(one.choose, str):
         _referred(one.choose, names, at)
     else:

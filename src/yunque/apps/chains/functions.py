@@ -39,7 +39,8 @@ def function_called(
     found = object_in(path.resolve(), attribute, where)
     if not callable(found):
         raise UserError(f"{where}: {attribute} in {path.name} is no function")
-    return found  # type: ignore[no-any-return]
+    function: Callable[..., Any] = found
+    return function
 
 
 def beside(folder: Path, name: str, where: str) -> Path:

@@ -327,7 +327,7 @@ def _branch(values: dict[str, Any], at: At, around: _Around) -> Step | None:
     if read is None:
         return None
     cases = {
-        label: _steps(inner, at.below("cases", label_of(label)), around)
+        label_of(label): _steps(inner, at.below("cases", label_of(label)), around)
         for label, inner in read.cases.items()
     }
     default = None if read.default is None else _steps(read.default, at.below("default"), around)
@@ -335,7 +335,7 @@ def _branch(values: dict[str, Any], at: At, around: _Around) -> Step | None:
     chosen = _called(read.branch, at.below("branch"), around) if is_function else read.branch
     if chosen is None:
         return None
-    return branch(chosen, cases, read.name, default)  # type: ignore[arg-type]
+    return branch(chosen, cases, read.name, default)
 
 
 def _inline(read: _Prompt, before: Sequence[str]) -> tuple[str, dict[str, str]]:

@@ -31,8 +31,11 @@ class SQLiteStore:
     """The store in the file at `path`, which is made if it is not there; without a path in a temporary one."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="yunque-store-") if path is None else None
-        self.path = path or Path(self._temporary.name, "store.db")  # type: ignore[union-attr]
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        if path is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="yunque-store-")
+            path = Path(self._temporary.name, "store.db")
+        self.path = path
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
         self._lock = threading.Lock()

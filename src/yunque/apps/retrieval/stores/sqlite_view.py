@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from yunque.apps.retrieval.stores.store import ANY_VERSION, Between, Scope, Value, kind_of, wanted_values
+from yunque.apps.retrieval.stores.store import (
+    ANY_VERSION,
+    Between,
+    Condition,
+    Scope,
+    Value,
+    kind_of,
+    wanted_values,
+)
 
 NEVER = 2**31 - 1
 KINDS = {"truth": 0, "number": 1, "text": 2}
@@ -98,7 +106,7 @@ class View:
         self.masks[key] = mask
 
 
-def _fitting(connection: sqlite3.Connection, name: str, condition: object) -> Iterable[int]:
+def _fitting(connection: sqlite3.Connection, name: str, condition: Condition) -> Iterable[int]:
     """The numbers of the entries whose metadata fulfils a condition."""
     if isinstance(condition, Between):
         ends = [
@@ -112,7 +120,7 @@ def _fitting(connection: sqlite3.Connection, name: str, condition: object) -> It
         query = f"SELECT entry FROM fields WHERE name = ? AND kind = ?{clauses}"
         yield from (n for (n,) in connection.execute(query, (name, KINDS[kinds.pop()], *values)))
         return
-    for wanted in wanted_values(condition):  # type: ignore[arg-type]
+    for wanted in wanted_values(condition):
         kind, value = field_of(wanted)
         query = "SELECT entry FROM fields WHERE name = ? AND kind = ? AND value = ?"
         yield from (n for (n,) in connection.execute(query, (name, kind, value)))

@@ -187,7 +187,7 @@ def _fits(value: Value, condition: Condition) -> bool:
         if any(kind_of(end) != kind_of(value) for end in ends) or isinstance(value, bool) or not ends:
             return False
         low, high = condition.low, condition.high
-        return (low is None or low <= value) and (high is None or value <= high)  # type: ignore[operator]
+        return (low is None or low <= value) and (high is None or value <= high)  # type: ignore[operator]  # all of one kind
     return any(kind_of(value) == kind_of(wanted) and value == wanted for wanted in wanted_values(condition))
 
 
